@@ -15,6 +15,7 @@ from typing import Any
 import typer.main
 
 from headrace import errors
+from headrace.capture.debezium.explanation import everything
 from headrace.cli import main
 from headrace.engines.limits import limits_table
 from headrace.serve.settings import ServeSettings
@@ -102,6 +103,52 @@ def _descendants(kind: type[errors.HeadraceError], depth: int = 0) -> Iterator[t
             yield from _descendants(below, depth + 1)
 
 
+# -- Debezium's properties --------------------------------------------------------------------------------------------
+
+
+def debezium_properties() -> str:
+    """Return every property of Debezium's connector, of converters and of transforms, in a table for each section."""
+    lines: list[str] = []
+    section = part = ""
+    for heading, line in everything():
+        if heading != section:
+            section, part = heading, ""
+            lines += ["", f"## {section}", "", *_BEHIND.get(section, ())]
+            if not line.part:
+                lines += _PROPERTIES
+        if line.part != part:
+            part = line.part
+            lines += [
+                "",
+                f"### {part.rpartition('.')[2]}",
+                "",
+                f"`{part}`: **{line.state}**. {_cell(line.meaning.text)}",
+                "",
+            ]
+            continue
+        if lines[-1] == "":
+            lines += _PROPERTIES
+        default = f"`{line.default}`" if line.default else ""
+        lines.append(f"| `{line.name}` | {default} | {line.state} | {_cell(line.meaning.text)} |")
+    return "\n".join(lines)
+
+
+_BEHIND = {
+    "Transforms": [
+        "Their names are in `transforms`, and their properties behind `transforms.NAME.`. Of every one:",
+        "",
+    ],
+    "Predicates": ["Their names are in `predicates`, and their properties behind `predicates.NAME.`.", ""],
+    "Converters": ["Their properties stand behind `key.converter.` and `value.converter.`.", ""],
+    "Post processors": ["Their names are in `post.processors`, and their properties behind `NAME.`.", ""],
+}
+_PROPERTIES = ["| property | default | state | what it does here |", "|---|---|---|---|"]
+
+
+def _cell(text: str) -> str:
+    return _escaped(text).replace("|", r"\|").replace("${", r"\${")
+
+
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +180,7 @@ def architecture() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "architecture": architecture,
     "commands": commands,
+    "debezium_properties": debezium_properties,
     "errors": error_table,
     "engine_limits": limits_table,
     "guarantees": guarantees,

@@ -267,7 +267,7 @@ def test_a_misspelt_parameter_of_the_database() -> None:
         ({"driver_socketTimeout": "1"}, "refused", "JDBC"),
         ({"database_server_name": "x"}, "refused", "Use topic.prefix."),
         ({"producer_override_acks": "all"}, "refused", "HEADRACE_KAFKA"),
-        ({"connector_class": "io.debezium.connector.mysql.MySqlConnector"}, "refused", "Only io.debezium"),
+        ({"connector_class": "io.debezium.connector.mysql.MySqlConnector"}, "refused", "which alone is run natively"),
         ({"value_converter": "io.confluent.connect.avro.AvroConverter"}, "done", "Avro"),
         ({"value_converter": "com.example.MyConverter"}, "refused", "code in Java"),
         ({"transforms_unwrap_type": "io.debezium.transforms.Filter"}, "not yet", "SQL"),

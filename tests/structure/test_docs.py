@@ -47,6 +47,8 @@ def find(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words name, and its arguments."""
     command: Any = COMMANDS
     while words and hasattr(command, "commands"):
+        if words[0] not in command.commands and hasattr(command, "unnamed"):
+            words = [command.unnamed, *words]
         assert words[0] in command.commands, f"headrace has no command «{words[0]}»"
         command, words = command.commands[words[0]], words[1:]
     return command, words

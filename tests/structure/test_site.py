@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import inspect
 import re
 import subprocess
@@ -20,6 +21,7 @@ from tests.structure.test_docs import ROOT, leaves
 
 import headrace
 from headrace.batch import META_FIELDS, STEP_COLUMNS
+from headrace.capture.debezium.explanation import everything
 from headrace.grade.interval_join.outcomes import STATUSES
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS
 
@@ -188,6 +190,13 @@ def test_every_environment_variable_is_listed() -> None:
     for name in named:
         known = name in page or name.startswith(("HEADRACE_KAFKA", "HEADRACE_SERVE"))
         assert known, f"{name} is not in reference/environment.md"
+
+
+def test_every_property_of_debezium_is_listed(site: Path) -> None:
+    text = html.unescape(re.sub("<[^>]*>", "", (site / "debezium-properties.html").read_text()))
+    names = {line.name for _, line in everything()}
+    assert len(names) > 300
+    assert [name for name in names if name not in text] == []
 
 
 def test_every_column_of_ours_is_listed() -> None:

@@ -17,6 +17,7 @@ from headrace.cli.console import print_table, report, talk
 from headrace.cli.events import with_events
 from headrace.engines.local.resync import ResyncOptions, SourceResync, resyncs
 from headrace.errors import DeclarationError
+from headrace.inspect.capture import capture_status
 from headrace.inspect.messages import to_json
 from headrace.kafka.settings import SCHEME
 from headrace.log.base import Log
@@ -25,13 +26,15 @@ from headrace.pipeline.app import App
 
 
 class _Group(typer.core.TyperGroup):
-    """Commands of which one, ``run``, needs not be named: what is no command is an argument or an option of it."""
+    """Commands of which one needs not be named: what is no command is an argument or an option of it."""
+
+    unnamed = "run"
 
     # The context's class is Click's, or that which Typer brings along, by its version.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the command's word in front where it was left out."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = ["run", *args]
+            args = [self.unnamed, *args]
         return super().parse_args(ctx, args)
 
 
@@ -113,6 +116,33 @@ def capture_resync(
         report("Nothing was changed: this is what would be appended without --dry-run.")
     elif due:
         report(f"The pipeline goes on: headrace run {file or 'FILE.py'} --log {where}")
+
+
+@capture.command("status")
+def capture_state(
+    log: LogOption = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="Prefix of one source, where there are several.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a capture has come, from another process, while it runs or when it was stopped.
+
+    The state is snapshot, streaming or stopped. Everything that committed in the database before the LSN is in the log.
+    Of each table there are the rows in the log, when the newest of them committed, and the lag: seconds that the log is
+    behind the database, where the capture has said so within the last seconds.
+
+    Example: headrace capture status --log shop.headrace
+    """
+    with reading(log) as held:
+        found = capture_status(held, source)
+    if as_json:
+        print(to_json(found.as_dict()))
+        return
+    rows = [{"table": name, **table.as_dict()} for name, table in found.tables.items()]
+    print_table(rows, columns=["table", "topic", "rows", "last_commit", "lag"], title=f"{found.source}: {found.state}")
+    behind = "" if found.lag_bytes is None else f", {found.lag_bytes:,} bytes of WAL behind"
+    report(f"{found.source}: {found.text}; everything before {found.lsn} is in the log{behind}")
 
 
 def _run(source: SourceResync, log: Log) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from headrace.engines.local.signals import run_in_foreground
 from headrace.errors import DeclarationError
 from headrace.event_log import name_app
 from headrace.inspect.messages import to_json
+from headrace.log.base import Log
 from headrace.pipeline.app import App
 
 SetOption = Annotated[
@@ -54,6 +55,7 @@ def capture_run(
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
     start_timeout: StartTimeoutOption = START_SECONDS,
+    as_json: JsonOption = False,
 ) -> None:
     """Capture a database into a log, as a connector of Debezium's is configured, until SIGINT or SIGTERM.
 
@@ -61,15 +63,16 @@ def capture_run(
     commit order; the same command goes on where the log ends. Everything in the configuration that cannot be done here
     is refused, at once, before anything runs: «headrace capture explain» says why. A signal ends it with exit code 0.
 
-    Example: headrace capture --config connector.json --log shop.headrace
-    Example: headrace capture postgresql://ann@db/shop --tables 'public\\.o.*' --prefix shop --log shop.headrace
+    Without a file: headrace capture postgresql://ann@db/shop --tables 'public[.]o.*' --prefix shop --log shop.headrace
+
+    Example: headrace capture run --config connector.json --log shop.headrace
     """
     configuration = _configuration(config, dsn, tables=tables, prefix=prefix, settings=settings)
     name = configuration.get("name") or configuration.get("topic.prefix") or "capture"
     pipeline = App(name.replace("/", "_"), log)
     name_app(pipeline.name)
     pipeline.debezium(configuration, dsn=dsn)
-    if not as_lines():
+    if not as_json and not as_lines():
         report(str(pipeline.plan()))
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     started: list[RunningPipeline] = []
@@ -78,13 +81,26 @@ def capture_run(
         started.append(pipeline.start(take_over=take_over))
         return started[-1]
 
-    with live if not as_lines() else nullcontext():
-        run_in_foreground(start, lambda: pipeline.running, until_caught_up=until_caught_up, patience=start_timeout)
+    rows: dict[str, int] = {}
+
+    def count(held: Log) -> None:
+        captured = pipeline.plan().sources[0].captures
+        rows.update((topic, info.rows) for topic, info in held.topics().items() if captured(topic))
+
+    with live if not as_lines() and not as_json else nullcontext():
+        run_in_foreground(
+            start, lambda: pipeline.running, until_caught_up=until_caught_up, at_end=count, patience=start_timeout
+        )
     if not started:
         return
-    captured = dict(started[-1].captured)
-    tell(f"{sum(captured.values()):,} rows captured into {pipeline.log}", "captured", rows=captured)
-    if letters := started[-1].dead_letters:
+    new, letters = sum(started[-1].captured.values()), started[-1].dead_letters
+    if as_json:
+        about = {"app": pipeline.name, "log": pipeline.log, "topics": rows, "streamed": new, "dead_letters": letters}
+        print(to_json(about))
+        return
+    line = f"{pipeline.log} holds {sum(rows.values()):,} rows of {len(rows)} tables, {new:,} streamed since the start"
+    tell(line, "captured", topics=rows, streamed=new)
+    if letters:
         tell(letters_summary(letters, pipeline.log), "dead_letters", topics=letters)
 
 

@@ -87,6 +87,13 @@ class SourcePlan:
         return table != topic and self.matches(table)
 
     @property
+    def patterns(self) -> str:
+        """Its tables as people wrote them."""
+        from headrace.capture.debezium.expressions import readable
+
+        return ", ".join(map(readable, self.tables))
+
+    @property
     def where(self) -> str:
         """The database, without user and password."""
         from psycopg import ProgrammingError
@@ -243,7 +250,7 @@ class Plan:
             if table != topic and "." in table and not source.matches(table) and topic not in self.written:
                 raise DeclarationError(
                     f"«{reader}» reads {topic}, but no pattern of source «{source.prefix}» matches the table {table}: "
-                    f"{', '.join(source.tables)}",
+                    f"{source.patterns}",
                     advice="Patterns match the whole of schema.table; widen tables=….",
                 )
 
@@ -333,7 +340,7 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"{self.app}   log: {without_password(self.log)}"]
         for source in self.sources:
-            lines.append(f"├─ postgres «{source.prefix}»  {source.where}  {', '.join(source.tables)}")
+            lines.append(f"├─ postgres «{source.prefix}»  {source.where}  {source.patterns}")
         for topics in self.topics:
             tables = ", ".join(topics.tables)
             lines.append(f"├─ debezium «{topics.prefix}»  {self._cluster(topics)}  {tables}; {_order(topics)}")

@@ -25,7 +25,6 @@ _ALWAYS = harmless("A row and its position are always stored exactly once, in on
 _CREATION = not_yet(
     "Topics of a Kafka log are made with the cluster's defaults; «headrace topics create» makes others."
 )
-POSTGRES_CONNECTOR = "io.debezium.connector.postgresql.PostgresConnector"
 
 CONNECTOR = (
     Property("name", Kind.TEXT, None, done("Names the pipeline where nothing else does.")),
@@ -33,9 +32,11 @@ CONNECTOR = (
         "connector.class",
         Kind.CLASS,
         None,
-        refused(f"Only {POSTGRES_CONNECTOR} is run natively."),
-        {POSTGRES_CONNECTOR.lower(): done("The native capture of PostgreSQL takes its place.")}
-        | {"postgresconnector": done("The native capture of PostgreSQL takes its place.")},
+        done("The native capture of PostgreSQL takes its place."),
+        form=(
+            r"(io\.debezium\.connector\.postgresql\.)?PostgresConnector",
+            "io.debezium.connector.postgresql.PostgresConnector, which alone is run natively",
+        ),
         required=True,
     ),
     Property("connector.plugin.version", Kind.TEXT, None, _WORKER),

@@ -460,9 +460,6 @@ TOPICS = (
         Kind.CLASS,
         "io.debezium.schema.SchemaTopicNamingStrategy",
         not_yet("Topics are <prefix>.<schema>.<table>."),
-        {
-            "io.debezium.schema.schematopicnamingstrategy": done("Topics are <prefix>.<schema>.<table>."),
-        },
     ),
     Property("topic.delimiter", Kind.TEXT, ".", not_yet("The parts of a topic's name are separated by dots.")),
     Property("topic.cache.size", Kind.INTEGER, "10000", _JVM, minimum=1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from headrace.capture.debezium import connect, connector, transforms
@@ -93,19 +93,19 @@ GROUPS = (
 def everything() -> Iterator[tuple[str, Line]]:
     """Yield a line for each property that there is, under the name of its section."""
     for section, properties in PROPERTIES.items():
-        yield from ((section, Line(known.name, None, known.meaning, known.default)) for known in properties)
-    components = (
-        ("Converters", "key.converter, value.converter", connect.CONVERTERS),
-        ("Transforms", "transforms.<name>", (*transforms.TRANSFORMS,)),
-        ("Predicates", "predicates.<name>", transforms.PREDICATES),
-        ("Post processors", "<name>", transforms.POST_PROCESSORS),
-    )
-    for section, _prefix, known in components:
-        for component in known:
-            yield section, Line(component.classes[0], None, component.meaning, part=component.classes[0])
+        yield from ((section, Line(known.name, None, known.summary, known.default)) for known in properties)
+    yield from (("Transforms", Line(own.name, None, own.summary, own.default)) for own in transforms.COMMON)
+    for section, components in (
+        ("Transforms", transforms.TRANSFORMS),
+        ("Predicates", transforms.PREDICATES),
+        ("Converters", connect.CONVERTERS),
+        ("Post processors", transforms.POST_PROCESSORS),
+    ):
+        for component in components:
+            (name, *_) = component.classes
+            yield section, Line(name, None, component.meaning, part=name)
             for own in component.properties:
-                yield section, Line(own.name, None, own.meaning, own.default, component.classes[0])
-    yield from (("Transforms", Line(own.name, None, own.meaning, own.default)) for own in transforms.COMMON)
+                yield section, Line(own.name, None, own.summary, own.default, name)
 
 
 def explain(configuration: Configuration) -> list[Line]:
@@ -344,9 +344,3 @@ def _predicate(configuration: Configuration, line: Line) -> Meaning:
     if named in names:
         return line.meaning
     return refused(f"«{named}» is not one of predicates={','.join(names) or '…'}{near(named, names)}.")
-
-
-def by_state(lines: Iterable[Line]) -> list[Line]:
-    """Return lines with what stops a capture last, where it is read first on a terminal; otherwise in their order."""
-    order: Sequence[State] = (State.DONE, State.HARMLESS, State.NOT_YET, State.REFUSED)
-    return sorted(lines, key=lambda line: order.index(line.state))

@@ -83,6 +83,15 @@ def python_expression(java: str) -> str:
     return found
 
 
+def readable(pattern: str) -> str:
+    r"""Return a pattern as people wrote it, where it is one that was translated.
+
+    >>> readable(python_expression(r"public\.a")), readable("public.b")
+    ('public\\.a', 'public.b')
+    """
+    return pattern[4:-1] if pattern.startswith("(?a:") and pattern.endswith(")") else pattern
+
+
 def _refused(java: str, what: str) -> DeclarationError:
     return DeclarationError(
         f"«{java}» has {what}, which Python's regular expressions cannot mean", advice="Write it in another way."

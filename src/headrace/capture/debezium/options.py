@@ -106,13 +106,14 @@ def patient_of(configuration: Configuration, dsn: str = "") -> Patient:
         )
     prefix = configuration.get("topic.prefix") or configuration.get("name")
     derived = derived_name(configuration.get("name") or prefix, prefix)
+    makes = configuration.get("publication.autocreate.mode").lower() != "disabled"
     interval = configuration.get("heartbeat.interval.ms", "0")
     return Patient(
         Server(dsn or dsn_of(configuration), APPLICATION),
         tables_of(configuration),
         configuration.get("slot.name") or derived,
-        configuration.get("publication.name") or derived,
-        own_publication=configuration.get("publication.autocreate.mode").lower() != "disabled",
+        configuration.get("publication.name") or (derived if makes else DEFAULT_PUBLICATION),
+        own_publication=makes,
         snapshot=configuration.get("snapshot.mode").lower() not in ("no_data", "never"),
         heartbeat=Heartbeat(configuration.get("heartbeat.action.query"), int(interval) if interval.isdigit() else 0),
     )

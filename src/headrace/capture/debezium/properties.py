@@ -132,6 +132,15 @@ class Property:
         is_default = self.default is not None and said == self.default.lower()
         return DEFAULT if is_default and not self.meaning.state.runs else self.meaning
 
+    @property
+    def summary(self) -> Meaning:
+        """Return what it does here for any value, with what is otherwise for some."""
+        told: dict[Meaning, list[str]] = {}
+        for value, meaning in self.values.items():
+            told.setdefault(meaning, []).append(f"«{value}»")
+        more = "".join(f" {', '.join(values)} ({said.state}): {said.text}" for said, values in told.items())
+        return Meaning(self.meaning.state, self.meaning.text + more)
+
     def check(self, value: str) -> str:
         """Return what is wrong with a value; nothing where it is right. What a secret is, is never said.
 

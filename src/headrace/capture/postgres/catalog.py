@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
+from headrace.capture.debezium.expressions import readable
 from headrace.capture.postgres.facts import Types, table_facts
 from headrace.capture.postgres.messages import Column as StreamColumn
 from headrace.capture.postgres.messages import Relation
@@ -344,7 +345,7 @@ def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
     lowered = {name.lower(): name for name in names}
     near: dict[str, None] = {}
     for pattern in patterns:
-        plain = re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern).lower()
+        plain = re.sub(r"[\\^$*+?()\[\]{}|]", "", readable(pattern)).lower()
         for candidate in (plain, f"public.{plain}"):
             near.update(dict.fromkeys(difflib.get_close_matches(candidate, lowered, n=5, cutoff=0.6)))
     return ([lowered[name] for name in near] or names)[:5]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headrace.batch import is_meta
+from headrace.capture.debezium.expressions import readable
 from headrace.capture.postgres import catalog
 from headrace.capture.postgres.catalog import Publication, Role, Slot, Table, UniqueIndex, quote
 from headrace.capture.postgres.slots import WARN_BYTES
@@ -199,7 +200,7 @@ def nothing_matches(existing: Sequence[Table], patterns: Sequence[str], where: s
     """Say that no table matches the patterns, and which ones may have been meant."""
     near = catalog.near_misses(existing, patterns)
     hint = f"There are {', '.join(near)}. " if near else "There are no tables at all. "
-    wanted = ", ".join(f"«{pattern}»" for pattern in patterns)
+    wanted = ", ".join(f"«{readable(pattern)}»" for pattern in patterns)
     return [
         Finding(
             "tables",

@@ -201,7 +201,7 @@ class Startup:
         if slot is not None and not declared.own_slot and declared.with_snapshot and not self._claims_slot:
             raise slot_binding.named_slot(declared.slot)
         if publication is None and not declared.makes_publication:
-            raise no_publication(declared.publication, self.tables, server)
+            checks.refuse(checks.publication(None, declared.publication, self.tables, str(server)))
         now = drift.look(connection, declared.publication)
         mends = declared.own_publication and not right_shape(now, self.tables)
         publishes = mends or publication is None
@@ -448,15 +448,6 @@ def check_room(connection: SqlConnection, server: Server) -> None:
     most = int(catalog.settings(connection, "max_replication_slots")["max_replication_slots"])
     (used,) = connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() or (0,)
     checks.refuse(checks.room(used=used, most=most, where=str(server)))
-
-
-def no_publication(name: str, tables: Sequence[Table], server: Server) -> SourceRefused:
-    """Return the error for a publication that has to be there, and is not."""
-    names = ", ".join(table.sql for table in tables)
-    return SourceRefused(
-        f"publication «{name}» of {server} is not there, and is not to be made",
-        advice=f"CREATE PUBLICATION {quote(name)} FOR TABLE {names};",
-    )
 
 
 def right_shape(now: Look, tables: Sequence[Table]) -> bool:

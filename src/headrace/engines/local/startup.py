@@ -24,7 +24,7 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.pool import ProcessPool
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import HealthWriter, StatusRecord, StatusReport
+from headrace.engines.local.serving.health import HealthWriter, StartReport, StatusRecord, StatusReport
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, registered_columns, topic_sources
@@ -101,7 +101,10 @@ def _start(
 ) -> Running:
     keep = Keep.parse(plan.keep) if plan.keep is not None else None
 
+    starting = StartReport(plan.app)
+
     def on_progress(table: str, rows: int, estimated: int) -> None:
+        starting.read(table, rows, estimated)
         settings.on_status(f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows")
 
     captured = databases(plan, on_progress, take_over=settings.take_over)
@@ -133,10 +136,11 @@ def _start(
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
         ends = {topic: info.end for topic, info in log.topics().items()}
-        for source in sources:
-            source.start(log, engine.waker)
-        engine.dead_letters.look(log, ends)
-        engine.recover(_repeating(settings.on_status))
+        with starting.beside(file_of(log, FILE)):
+            for source in sources:
+                source.start(log, engine.waker)
+            engine.dead_letters.look(log, ends)
+            engine.recover(_repeating(settings.on_status))
         sinking = SinkRunners(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
         engine.holders.append(sinking.needed)
         models = LocalModels(engine) if place else None

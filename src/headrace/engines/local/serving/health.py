@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +151,56 @@ def memory_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+class StartReport:
+    """What a pipeline that is starting says beside its log, until it runs: how far its first snapshot has come.
+
+    A thread says it every second, so that a start that waits for a lock is not taken for dead.
+
+    Args:
+        app: the pipeline's name.
+    """
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._doing = "starting"
+        self._read: dict[str, list[int]] = {}
+
+    def read(self, table: str, rows: int, estimated: int) -> None:
+        """Note how many rows of a table the snapshot has read."""
+        self._doing = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
+        self._read[table] = [rows, max(rows, estimated)]
+
+    def __call__(self) -> Status:
+        """Return what there is to say now."""
+        parts = [ComponentHealth("engine", self._app, 0.0, self._doing)]
+        return Status(parts, {"app": self._app, "snapshot": dict(self._read)})
+
+    @contextlib.contextmanager
+    def beside(self, path: Path | None) -> Iterator[None]:
+        """Say it while the block runs. Where that fails nothing stays; where it does not, what runs says more."""
+        if path is None:
+            yield
+            return
+        ended, told = threading.Event(), HealthWriter(path, self)
+
+        def tell() -> None:
+            told.write()
+            while not ended.wait(WRITE_SECONDS):
+                told.write()
+
+        thread = threading.Thread(target=tell, name="headrace-starting", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            ended.set()
+            thread.join()
+            told.remove()
+            raise
+        ended.set()
+        thread.join()
+
+
 class HealthWriter:
     """Writes `status_of` beside a log. Called by the engine's thread, in each round."""
 
@@ -158,12 +208,19 @@ class HealthWriter:
         self._path = path
         self._status = status
         self._written_at = -WRITE_SECONDS
+        self._lock = threading.Lock()
+        self._removed = False
 
     def write(self) -> None:
         """Write it, at most once a second. A disk that takes nothing is no reason to stop."""
         now = time.monotonic()
         if now - self._written_at < WRITE_SECONDS:
             return
+        with self._lock:
+            if not self._removed:
+                self._write(now)
+
+    def _write(self, now: float) -> None:
         self._written_at = now
         draft = self._path.with_name(f"{self._path.name}.draft")
         with contextlib.suppress(OSError):
@@ -171,8 +228,9 @@ class HealthWriter:
             draft.replace(self._path)
 
     def remove(self) -> None:
-        """Take it away: the pipeline has ended in good order."""
-        with contextlib.suppress(OSError):
+        """Take it away, for good: the pipeline ends in good order, though the engine's thread may still run."""
+        with self._lock, contextlib.suppress(OSError):
+            self._removed = True
             self._path.unlink(missing_ok=True)
 
 
