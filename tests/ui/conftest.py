@@ -20,10 +20,8 @@ from headrace.log import open_log
 from headrace.serve.keys import KeyFile
 from headrace.serve.server import Server, open_keys, open_socket
 from headrace.serve.settings import ServeSettings
-from headrace.testing import KafkaBroker
 from headrace.ui.application import Dashboard
 from headrace.ui.subject import Subject
-from tests.conftest import started
 from tests.serve.client import Client
 
 CHROMIUM = "chromium"
@@ -50,13 +48,6 @@ def browser() -> Iterator[Any]:
         running = tool.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()
-
-
-@pytest.fixture(scope="package")
-def broker() -> Iterator[KafkaBroker]:
-    """A cluster of these tests' own: the dashboard opens every log on it, and the session's has hundreds."""
-    with started(KafkaBroker) as running:
-        yield running
 
 
 @dataclass

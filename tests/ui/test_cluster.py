@@ -26,9 +26,9 @@ def test_ui_shows_a_cluster_and_one_log_on_it(broker: KafkaBroker, topic_prefix:
             with begun("ui", "--log", place, "--no-open", "--port", "0", cwd=tmp_path) as (process, lines):
                 client = Client(announced(process, lines).removesuffix("/ui/"))
                 for path, said in {"/ui/": topic_prefix, "/ui/topics": topic_prefix, "/ui/health": "line"}.items():
-                    got = client.get(path, PAGE)
+                    got = client.get(path, PAGE, pipeline=topic_prefix)
                     assert got.status == 200 and said in got.body.decode(), (place, path)
-                then = client.get("/ui/topics", PAGE, at=f"{topic_prefix}:2")
+                then = client.get("/ui/topics", PAGE, at=f"{topic_prefix}:2", pipeline=topic_prefix)
                 assert then.status == 200 and "As it was at" in then.body.decode()
                 client.close()
                 process.send_signal(signal.SIGTERM)

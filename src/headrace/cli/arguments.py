@@ -83,9 +83,9 @@ def looking(log: str | None) -> Iterator[Log | KafkaView]:
             yield held
         return
     with KafkaView(KafkaLocation.parse(where), codec=codec_for()) as view:
+        yield view
         for warning in view.warnings:
             talk.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
-        yield view
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def topics_list(
     """
     with looking(log) as held:
         if isinstance(held, KafkaView):
-            infos = [seen_row(held.seen(name)) for name in held.names(internal=internal)]
+            infos = [seen_row(seen) for seen in held.seen_all(held.names(internal=internal))]
         else:
             infos = [
                 topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,20 +80,27 @@ def read_status(log: Log) -> Status:
         that says nothing on a cluster.
     """
     path = file_of(log, FILE)
+    if path is None:
+        return status_of(log.records(STATUS).values())
     try:
-        about = _recorded(log) if path is None else json.loads(path.read_text())
-        return Status() if about is None else _status(about)
+        return _status(json.loads(path.read_text()))
     except FileNotFoundError:
         return Status()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        name = str(path or log)
-        return Status([ComponentHealth("engine", name, 0.0, f"its health cannot be read: {error}", ended=True)])
+        return _unreadable(error, str(path))
 
 
-def _recorded(log: Log) -> dict[str, Any] | None:
-    """Return what was said last in a log itself."""
-    said: list[dict[str, Any]] = [json.loads(value) for value in log.records(STATUS).values()]
-    return max(said, key=lambda about: float(about["ts"]), default=None)
+def status_of(said: Iterable[bytes]) -> Status:
+    """Return the newest of what was said in a log on a cluster."""
+    try:
+        found = [_status(json.loads(value)) for value in said]
+    except (ValueError, KeyError, TypeError) as error:
+        return _unreadable(error, "status")
+    return min(found, key=lambda status: status.age, default=Status())
+
+
+def _unreadable(error: Exception, where: str) -> Status:
+    return Status([ComponentHealth("engine", where, 0.0, f"its health cannot be read: {error}", ended=True)])
 
 
 def _status(about: dict[str, Any]) -> Status:

@@ -323,6 +323,37 @@ class Cluster:
         return translate(error.args[0], what, self.location.url)
 
 
+def bounds_of(cluster: Cluster, topics: Mapping[str, int]) -> dict[str, tuple[dict[int, int], dict[int, int]]]:
+    """Return the oldest and the next offset of each partition of several topics, in two questions.
+
+    Args:
+        topics: with the numbers of their partitions, as `Cluster.topics` gives them; one that is gone is left out.
+    """
+    from confluent_kafka import IsolationLevel, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    places = [TopicPartition(topic, number) for topic, count in topics.items() for number in range(count)]
+    if not places:
+        return {}
+
+    def answers(spec: Any, level: Any) -> dict[Any, Any]:
+        ask = partial(
+            cluster._admin.list_offsets,
+            dict.fromkeys(places, spec),
+            isolation_level=level,
+            request_timeout=REQUEST_SECONDS,
+        )
+        return cluster._answers("asking for offsets", ask, harmless=is_unknown)
+
+    found: dict[str, tuple[dict[int, int], dict[int, int]]] = {}
+    oldest = answers(OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+    for where, next_ in answers(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED).items():
+        if where in oldest:
+            firsts, ends = found.setdefault(where.topic, ({}, {}))
+            firsts[where.partition], ends[where.partition] = int(oldest[where].offset), int(next_.offset)
+    return found
+
+
 def group_offsets(cluster: Cluster) -> dict[str, dict[str, dict[int, int]]]:
     """Return how far each consumer group is that commits offsets: topic -> group -> partition -> next offset."""
     from confluent_kafka import ConsumerGroupTopicPartitions

@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -78,6 +79,10 @@ class KafkaLog:
         codec: the formats of the topics; without one, batches go as Arrow messages.
         clock: says when an entry was appended.
         half_copied: whether a log may be opened that a copy has begun and not ended.
+        cluster: where it is, for logs that are read side by side; of its own if left out.
+
+    Attributes:
+        used_at: when something was asked of it last, by the monotonic clock.
 
     Raises:
         LogUnavailable: the cluster cannot be reached.
@@ -92,13 +97,15 @@ class KafkaLog:
         codec: Codec | None = None,
         clock: Clock | None = None,
         half_copied: bool = False,
+        cluster: Cluster | None = None,
     ) -> None:
         if not location.name:
             raise DeclarationError(f"{location.url} names no pipeline", advice=f"Write {location.url}/NAME.")
         self.location = location
         self.clock = clock or SystemClock()
         self.codecs = Codecs(codec)
-        self.cluster = Cluster(location)
+        self.cluster = cluster or Cluster(location)
+        self.used_at = time.monotonic()
         prefix = f"{INTERNAL_PREFIX}.{location.name}"
         self.slices_topic, self.changelog_topic = f"{prefix}.slices", f"{prefix}.changelog"
         self.staging = f"{prefix}.staged"
@@ -352,6 +359,7 @@ class KafkaLog:
 
     def newest_slice(self) -> int:
         """Return the last slice that is committed now."""
+        self._check_open()
         self._current_metadata()
         return self.last_slice
 
@@ -382,6 +390,7 @@ class KafkaLog:
 
     def kinds(self) -> list[str]:
         """See `Log.kinds`."""
+        self._check_open()
         self._current_metadata()
         return [kind for kind in self.changelog.kinds() if not kind.startswith(OURS)]
 
@@ -394,6 +403,7 @@ class KafkaLog:
 
     def _current_metadata(self) -> dict[str, TopicMetadata]:
         """Return where topics begin and end: the writer knows, a reader looks."""
+        self.used_at = time.monotonic()
         if self._producer is None:
             with self._lock:
                 self._follow()
@@ -452,6 +462,13 @@ class KafkaLog:
         """End waiting for a broker that is away; from any thread."""
         self.cluster.interrupt()
 
+    def rest(self) -> None:
+        """Leave the cluster until something is asked of this log again, which is open for reading."""
+        with self._lock:
+            self._records.rest()
+        self._index.close()
+        self.loader.close()
+
     def close(self) -> None:
         """See `Log.close`."""
         if self._turn.own is not None:
@@ -467,6 +484,7 @@ class KafkaLog:
             self._producer = None
 
     def _check_open(self) -> None:
+        self.used_at = time.monotonic()
         if self._closed:
             raise LogError(f"the log {self.location.url} is closed", advice="Open it again.")
 

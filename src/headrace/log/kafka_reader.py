@@ -49,9 +49,10 @@ class PartitionReader:
         """Read from an offset on."""
         from confluent_kafka import Consumer, TopicPartition
 
-        if self._consumer is None:
+        fresh = self._consumer is None
+        if fresh:
             self._consumer = Consumer(consumer_properties(self._location, enable_partition_eof=True))
-        if offset != self.next:
+        if fresh or offset != self.next:
             self._consumer.assign([TopicPartition(self.topic, self._partition, offset)])
             self.next, self._end = offset, 0
 
@@ -83,6 +84,8 @@ class PartitionReader:
             LogTruncated: messages there were deleted.
             LogUnavailable: the broker stays away.
         """
+        if self._consumer is None:
+            self.seek(self.next)
         end = self._cluster.ends(self.topic)[self._partition]
         if end < self.next:
             raise LogTruncated(
@@ -115,11 +118,16 @@ class PartitionReader:
         if failure is not None:
             raise failure
 
-    def close(self) -> None:
-        """Leave the cluster."""
+    def rest(self) -> None:
+        """Leave the cluster for a while; what comes next is read from where this one stands."""
         if self._consumer is not None:
             self._consumer.close()
-        self._consumer, self.next = None, -1
+        self._consumer = None
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self.rest()
+        self.next = -1
 
 
 class SliceIndex:

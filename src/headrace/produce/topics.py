@@ -18,7 +18,7 @@ from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log, no_such_topic, topic_exists, walk
 from headrace.log.kafka import KafkaLog
-from headrace.log.kafka_view import KafkaView
+from headrace.log.kafka_view import KafkaView, metadata_of
 from headrace.plan.plan import INTERNAL
 
 # Kinds of records that `headrace produce` keeps.
@@ -115,13 +115,13 @@ def delete_on_cluster(location: KafkaLocation, topic: str, *, force: bool) -> in
     with closing(KafkaView(replace(location, name=""), codec=codec_for())) as view:
         seen = view.seen(topic)
         owner = view.owner(topic)
-        name = owner.location.name if owner is not None else ""
-        found = [user for log in view.logs.values() for user in _users_on(log, topic)]
+        pipeline = owner.location.name if owner is not None else ""
+        found = [user for name in view.readers(topic) for user in _users_on(view.opened(name), topic)]
         refuse_used(topic, found, force=force)
-    if not name:
+    if not pipeline:
         Cluster(location).delete(topic)
         return seen.rows
-    with closing(open_log(replace(location, name=name).url, writer=True, codec=codec_for())) as log:
+    with closing(open_log(replace(location, name=pipeline).url, writer=True, codec=codec_for())) as log:
         with log.transaction() as transaction:
             transaction.drop_topic(topic)
             transaction.delete(COLUMNS, topic)
@@ -129,7 +129,7 @@ def delete_on_cluster(location: KafkaLocation, topic: str, *, force: bool) -> in
 
 
 def _users_on(log: KafkaLog, topic: str) -> Iterator[str]:
-    head = log.metadata.get(topic)
+    head = metadata_of(log, topic)
     if head is None or not head.visible:
         return
     yield from (f"{user} (log «{log.location.name}»)" for user in users(log, topic))

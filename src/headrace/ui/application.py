@@ -7,7 +7,10 @@ import importlib.resources
 import logging
 import threading
 import webbrowser
-from functools import cache
+from collections.abc import MutableMapping
+from functools import cache, partial
+from typing import Any
+from urllib.parse import parse_qsl
 
 import fastapi
 from fastapi.exceptions import RequestValidationError
@@ -34,9 +37,10 @@ from headrace.ui.pages import (
     sql,
     topics,
 )
+from headrace.ui.read.cluster import pipeline_numbers
 from headrace.ui.site import Site
 from headrace.ui.stream import Hub
-from headrace.ui.subject import Subject
+from headrace.ui.subject import PIPELINE, Subject
 
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "txt": "text/plain"}
 PAGES = (pipeline, model_changes, model_parts, models, topics, alarms, health, sql, produce, letters)
@@ -53,10 +57,19 @@ class Dashboard(Guard):
     def __init__(
         self, subject: Subject, settings: ServeSettings, keys: KeyFile | None, *, models: Models | None = None
     ) -> None:
-        self.hub = Hub(subject.logs)
+        view = subject.view
+        others = partial(pipeline_numbers, view) if view is not None and not view.location.name else dict
+        self.hub = Hub(subject.logs, others)
+        self._subject = subject
         gate = Gate(settings, keys)
         app = _application(Site(subject, self.hub, models), gate, secure=settings.tls_cert is not None)
         super().__init__(app, gate, body_limit=settings.body_limit, secure=settings.tls_cert is not None)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """ASGI's."""
+        if scope["type"] == "http" and self._subject.view is not None:
+            PIPELINE.set(dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("pipeline", ""))
+        await super().__call__(scope, receive, send)
 
     def end(self) -> None:
         """Let streams end: the server ends."""

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import fastapi
 import jinja2
+from markupsafe import Markup
 from pydantic import AfterValidator
 from starlette.responses import HTMLResponse
 
@@ -21,7 +22,7 @@ from headrace.serve.models import Models
 from headrace.ui.guard import BASE, CALLER, SLASH
 from headrace.ui.read.states import States
 from headrace.ui.stream import Hub
-from headrace.ui.subject import Subject
+from headrace.ui.subject import PIPELINE, Subject
 
 NAV = (
     ("Pipeline", "/"),
@@ -71,10 +72,21 @@ class Site:
             may=caller.may if caller is not None else (lambda scope: False),
             link=functools.partial(link, at=at),
             travel=link("travel", at=at, path=_without_at(request)),
+            now_path=_without_at(request),
+            pipeline=PIPELINE.get(),
+            kept=_kept(PIPELINE.get()),
+            pipelines=self.subject.pipelines,
+            undecided=self.subject.undecided,
             headrace=version("headrace"),
             **values,
         )
         return HTMLResponse(text, status)
+
+
+def _kept(pipeline: str) -> Markup:
+    """Return what a form that is sent by GET carries along: such a form loses what its address says."""
+    hidden = Markup('<input type="hidden" name="pipeline" value="{}">')
+    return hidden.format(pipeline) if pipeline else Markup("")
 
 
 def _without_at(request: fastapi.Request) -> str:
@@ -86,10 +98,13 @@ def _without_at(request: fastapi.Request) -> str:
 def link(*parts: object, at: str = "", **query: object) -> str:
     """Return the address of a page; parts of its path are quoted, what is empty in its query is left out.
 
+    The pipeline of a cluster that was chosen goes along.
+
     >>> link("topics", "a/b", offset=3, order=""), link("models", "m", at="14:02")
     ('/ui/topics/a%2Fb?offset=3', '/ui/models/m?at=14%3A02')
     """
-    given = {name: value for name, value in {**query, "at": at}.items() if value not in ("", None)}
+    given = {"pipeline": PIPELINE.get(), **query, "at": at}
+    given = {name: value for name, value in given.items() if value not in ("", None)}
     path = "/".join([BASE, *(quote(str(part), safe="") for part in parts)])
     return f"{path}?{urlencode(given, doseq=True)}" if given else path
 

@@ -12,9 +12,9 @@ import contextlib
 import json
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import NamedTuple, TypeVar
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,7 @@ from headrace.errors import HeadraceError
 from headrace.event_log import event
 from headrace.log.base import Log
 from headrace.ui.read.pipeline import Numbers, graph_of, look
+from headrace.ui.subject import PIPELINE
 
 LOOK_SECONDS = 0.25
 WAIT_SECONDS = 0.5
@@ -46,43 +47,57 @@ class Sample(NamedTuple):
     memory: int | None
 
 
+class Seen(NamedTuple):
+    """What one look gave.
+
+    Attributes:
+        numbers: by their keys.
+        slice: the newest of the first log.
+        failed: why the look failed; empty where it did not.
+    """
+
+    numbers: dict[str, str]
+    slice: int = 0
+    failed: str = ""
+
+
 class Hub:
     """Looks at logs for all viewers of a process. Belongs to the server's loop; a look is taken in a thread.
 
     Args:
-        logs: gives the logs.
+        logs: gives the logs that are shown where a pipeline was chosen, or ("") none was.
+        others: gives numbers of more than these logs, for those who have chosen none.
 
     Attributes:
-        numbers: the newest, by their keys; ``slice`` the newest of the first log. Replaced, never changed.
-        failed: why the last look failed; empty where it did not.
+        seen: what the last look at each choice that is watched gave. Replaced, never changed.
         queries: lets so many queries of people run at once; the others wait, and other pages have threads.
-        history: figures of the last ten minutes in which somebody watched.
+        history: figures of the last ten minutes in which somebody watched, by the choice.
     """
 
-    def __init__(self, logs: Callable[[], Mapping[str, Log]]) -> None:
+    def __init__(self, logs: Callable[[str], Mapping[str, Log]], others: Callable[[], dict[str, str]] = dict) -> None:
         self._logs = logs
+        self._others = others
         self._made: dict[str, Numbers] = {}
-        self._graphs_at = 0.0
-        self._viewers = 0
+        self._graphs_at: dict[str, float] = {}
+        self._viewers: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self.numbers: dict[str, str] = {}
-        self.slice = 0
-        self.failed = ""
+        self.seen: dict[str, Seen] = {}
         self.ended = False
         self.queries = anyio.CapacityLimiter(QUERIES)
-        self.history: deque[Sample] = deque(maxlen=HISTORY)
+        self.history: dict[str, deque[Sample]] = {}
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """In the block somebody watches."""
-        self._viewers += 1
+        """In the block somebody watches what their address has chosen."""
+        chosen = PIPELINE.get()
+        self._viewers[chosen] += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
         try:
             yield
         finally:
-            self._viewers -= 1
+            self._viewers[chosen] -= 1
 
     async def changed(self) -> bool:
         """Wait until there are other numbers, not long; return whether there are."""
@@ -98,48 +113,58 @@ class Hub:
         self.ended = True
 
     async def _watch(self) -> None:
-        while self._viewers and not self.ended:
+        while (watched := [chosen for chosen, viewers in self._viewers.items() if viewers]) and not self.ended:
             begun = time.monotonic()
-            try:
-                numbers, newest = await asyncio.to_thread(self.look)
-                failed = ""
-            except HeadraceError as error:
-                numbers, newest, failed = {**self.numbers, "log/state": "away"}, self.slice, error.message
-            except Exception:  # a page that shows nothing new is better than none
-                logger.exception("looking at the log failed", extra=event("ui_look_failed"))
-                numbers, newest, failed = self.numbers, self.slice, "looking at the log failed: see the server's log"
-            if numbers != self.numbers or failed != self.failed:
-                self.numbers, self.slice, self.failed = numbers, newest, failed
+            looked: dict[str, tuple[dict[str, str], int]] = {}
+            seen = {chosen: await asyncio.to_thread(self._seen, chosen, looked) for chosen in watched}
+            if seen != self.seen:
+                self.seen = seen
                 waited, self._changed = self._changed, asyncio.Event()
                 waited.set()
-            self._remember()
             await asyncio.sleep(max(0.05, LOOK_SECONDS - (time.monotonic() - begun)))
 
-    def _remember(self) -> None:
-        """Keep figures of the first log that runs, once a second."""
-        now = time.time()
-        if self.history and now - self.history[-1].ts < 1:
-            return
-        figures = next((made.figures for made in self._made.values() if made.figures), {})
-        self.history.append(Sample(now, *(figures.get(name) for name in ("p50_ms", "p99_ms", "rounds_s", "memory"))))
+    def _seen(self, chosen: str, looked: dict[str, tuple[dict[str, str], int]]) -> Seen:
+        before = self.seen.get(chosen, Seen({}))
+        try:
+            found = self.look(chosen, looked)
+        except HeadraceError as error:
+            found = Seen({**before.numbers, "log/state": "away"}, before.slice, error.message)
+        except Exception:  # a page that shows nothing new is better than none
+            logger.exception("looking at the log failed", extra=event("ui_look_failed"))
+            found = before._replace(failed="looking at the log failed: see the server's log")
+        return found
 
-    def look(self) -> tuple[dict[str, str], int]:
-        """Take one look, in any thread, one at a time; return the numbers, and the newest slice of the first log."""
-        now = time.monotonic()
-        stale = now - self._graphs_at > GRAPH_SECONDS
-        found: dict[str, str] = {}
-        newest = 0
-        for name, log in self._logs().items():
-            if name not in self._made:
-                self._made[name] = Numbers(graph_of(log))
-            elif stale:
-                self._made[name].graph = graph_of(log)
-            seen = look(log)
-            found |= self._made[name].take(seen)
-            newest = newest or seen.slice
-        if stale:
-            self._graphs_at = now
-        return found, newest
+    def look(self, chosen: str, looked: dict[str, tuple[dict[str, str], int]]) -> Seen:
+        """Take one look at the logs of a choice, in any thread, one at a time.
+
+        Args:
+            looked: numbers and newest slice of logs that were looked at just now, by their names.
+        """
+        logs = self._logs(chosen)
+        for name, log in logs.items():
+            if name not in looked:
+                now = time.monotonic()
+                if name not in self._made:
+                    self._made[name] = Numbers(graph_of(log))
+                elif now - self._graphs_at[name] > GRAPH_SECONDS:
+                    self._made[name].graph = graph_of(log)
+                else:
+                    now = self._graphs_at[name]
+                self._graphs_at[name] = now
+                seen = look(log)
+                looked[name] = self._made[name].take(seen), seen.slice
+        found = {} if chosen else self._others()
+        for name in logs:
+            found |= looked[name][0]
+        self._remember(chosen, [self._made[name].figures for name in logs])
+        return Seen(found, next((looked[name][1] for name in logs), 0))
+
+    def _remember(self, chosen: str, figures: Sequence[Mapping[str, Any]]) -> None:
+        """Keep figures of the first log that runs, once a second."""
+        now, kept = time.time(), self.history.setdefault(chosen, deque(maxlen=HISTORY))
+        if not kept or now - kept[-1].ts >= 1:
+            first = next(filter(None, figures), {})
+            kept.append(Sample(now, *(first.get(name) for name in ("p50_ms", "p99_ms", "rounds_s", "memory"))))
 
 
 def message(kind: str, data: str, event_id: object = None) -> bytes:
@@ -160,23 +185,25 @@ async def numbers(hub: Hub, wanted: Callable[[str], bool]) -> AsyncIterator[byte
         wanted: of the keys.
     """
     sent: dict[str, str] = {}
-    seen: dict[str, str] | None = None
+    seen: Seen | None = None
+    chosen = PIPELINE.get()
     quiet_at = time.monotonic()
     async with hub.watching():
         yield b"retry: 1000\n\n"
         while not hub.ended:
-            if hub.numbers is seen or not hub.numbers:
+            newest = hub.seen.get(chosen)
+            if newest is None or newest is seen or not newest.numbers:
                 if not await hub.changed() and time.monotonic() - quiet_at > QUIET_SECONDS:
                     quiet_at = time.monotonic()
                     yield b": quiet\n\n"  # lets either side notice that the other has gone
                 continue
-            seen = hub.numbers
-            now = {key: value for key, value in seen.items() if wanted(key)}
+            seen = newest
+            now = {key: value for key, value in seen.numbers.items() if wanted(key)}
             news = {key: value for key, value in now.items() if sent.get(key) != value}
             news |= {key: "–" for key in sent if key not in now}
             if news:
                 sent, quiet_at = now, time.monotonic()
-                yield message("numbers", json.dumps(news), hub.slice)
+                yield message("numbers", json.dumps(news), seen.slice)
 
 
 async def while_watched(request: fastapi.Request, hub: Hub, work: Callable[[], T], cancel: Callable[[], None]) -> T:

@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from headrace.errors import LogError
 from headrace.ui.read import alarms as read
-from headrace.ui.read.moment import moment_at
 from headrace.ui.read.relations import relations_of
 from headrace.ui.read.topics import row_of
 from headrace.ui.site import Name, Site
@@ -19,7 +18,7 @@ def router(site: Site) -> fastapi.APIRouter:
 
     @routes.get("/alarms")
     def alarms(request: fastapi.Request, at: str = "") -> Response:
-        moments = [moment_at(log, at) for log in site.subject.logs().values()]
+        moments = [site.subject.moment_of(log, at) for log in site.subject.logs().values()]
         reasons: list[read.Reason] = []
         silent: list[str] = []
         for moment in moments:

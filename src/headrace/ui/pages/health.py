@@ -12,10 +12,10 @@ from starlette.responses import Response
 from headrace.log.base import Log
 from headrace.ui.guard import BASE
 from headrace.ui.read.health import health_of
-from headrace.ui.read.moment import moment_at
 from headrace.ui.read.travel import Stop, stops_of
 from headrace.ui.site import Site
 from headrace.ui.stream import Sample
+from headrace.ui.subject import PIPELINE
 
 KEPT_SECONDS = 2.0
 
@@ -28,9 +28,11 @@ def router(site: Site) -> fastapi.APIRouter:
     def page(request: fastapi.Request, at: str, template: str) -> Response:
         logs = site.subject.logs()
         first = next(iter(logs.values()), None)
-        moment = moment_at(first, at) if first is not None else None
+        moment = site.subject.moment_of(first, at) if first is not None else None
         found = {name: health_of(log) for name, log in logs.items()}
-        return site.page(request, template, at=moment, found=found, charts=_charts(list(site.hub.history)))
+        return site.page(
+            request, template, at=moment, found=found, charts=_charts(list(site.hub.history.get(PIPELINE.get(), ())))
+        )
 
     @routes.get("/health")
     def health(request: fastapi.Request, at: str = "") -> Response:
@@ -46,7 +48,7 @@ def router(site: Site) -> fastapi.APIRouter:
         here = path if path.startswith(f"{BASE}/") and "//" not in path.partition("?")[0] else f"{BASE}/"
         if log is None:
             return Response("")
-        moment = moment_at(log, at)
+        moment = site.subject.moment_of(log, at)
         newest = log.newest_slice()
         number = newest if moment.slice is None else moment.slice
         return site.page(
@@ -56,23 +58,24 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/slices/{number}")
     def slice_time(number: int) -> dict[str, Any]:
         log = site.subject.log
-        return {"ts_us": None if log is None else moment_at(log, f"slice:{number}").ts_us}
+        return {"ts_us": None if log is None else site.subject.moment_of(log, f"slice:{number}").ts_us}
 
     return routes
 
 
 @dataclass(slots=True)
 class _Stops:
-    """Stops of a log, kept for a while: every page asks for them."""
+    """Stops of logs, kept for a while: every page asks for them."""
 
-    _at: float = 0.0
-    _found: list[Stop] = field(default_factory=list)
+    _found: dict[Log, tuple[float, list[Stop]]] = field(default_factory=dict)
 
     def of(self, log: Log) -> list[Stop]:
         """Return them, as they were `KEPT_SECONDS` ago at most."""
-        if time.monotonic() - self._at > KEPT_SECONDS:
-            self._found, self._at = stops_of(log), time.monotonic()
-        return self._found
+        at, found = self._found.get(log, (-KEPT_SECONDS, []))
+        if time.monotonic() - at > KEPT_SECONDS:
+            found = stops_of(log)
+            self._found[log] = time.monotonic(), found
+        return found
 
 
 def _charts(history: list[Sample]) -> list[dict[str, Any]]:

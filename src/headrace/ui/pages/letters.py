@@ -14,7 +14,6 @@ from headrace.ui.appending import Appended, GivenRows, append, row_of_json
 from headrace.ui.guard import need
 from headrace.ui.pages.produce import SCOPE, form_values
 from headrace.ui.read import letters as read
-from headrace.ui.read.moment import moment_at
 from headrace.ui.read.produced import form_of
 from headrace.ui.site import Name, Site
 
@@ -31,7 +30,7 @@ def router(site: Site) -> fastapi.APIRouter:
             moment = site.subject.moment(topic, at)
             found = read.letters_of(moment, topic, reason)
             return site.page(request, "letters_group.html", at=moment, topic=topic, reason=reason, letters=found)
-        moments = {name: moment_at(log, at) for name, log in site.subject.logs().items()}
+        moments = {name: site.subject.moment_of(log, at) for name, log in site.subject.logs().items()}
         groups: list[read.Group] = []
         cut = False
         for moment in moments.values():

@@ -9,7 +9,7 @@ from headrace.errors import HeadraceError, LogError
 from headrace.replay.explain import explain, range_text
 from headrace.ui.read import models as read
 from headrace.ui.read.curves import Tables, curves_of
-from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.moment import Moment
 from headrace.ui.read.parameters import comparison_of, parameters_of
 from headrace.ui.read.predictor import Asked, Predictor
 from headrace.ui.site import Name, Site
@@ -69,7 +69,7 @@ def moment_of(site: Site, model: str, at: str) -> Moment:
     if log is None:
         known = [name for held in site.subject.logs().values() for name in held.records("model")]
         raise LogError(f"there is no model «{model}»", advice=f"Its models: {', '.join(known) or 'none'}.")
-    return moment_at(log, at)
+    return site.subject.moment_of(log, at)
 
 
 def ask_as_given(

@@ -13,7 +13,6 @@ from headrace.ui.pages.model_parts import ask_as_given, given_in, moment_of
 from headrace.ui.pictures import timeline_svg
 from headrace.ui.read import models as read
 from headrace.ui.read.flows import flows_of
-from headrace.ui.read.moment import moment_at
 from headrace.ui.read.predictor import Predictor
 from headrace.ui.read.relations import Finder
 from headrace.ui.site import Name, Site, link
@@ -26,7 +25,7 @@ def router(site: Site) -> fastapi.APIRouter:
 
     @routes.get("/models")
     def models(request: fastapi.Request, at: str = "") -> Response:
-        moments = [moment_at(log, at) for log in site.subject.logs().values()]
+        moments = [site.subject.moment_of(log, at) for log in site.subject.logs().values()]
         lines = [line for moment in moments for line in read.model_lines(moment, flows_of(moment))]
         return site.page(request, "models.html", at=moments[0] if moments else None, lines=lines)
 

@@ -10,10 +10,12 @@ from starlette.responses import Response, StreamingResponse
 
 from headrace.plan.graph import Graph, Part
 from headrace.plan.picture import laid_out, svg
-from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.cluster import pipeline_lines
+from headrace.ui.read.moment import Moment
 from headrace.ui.read.pipeline import graph_of
 from headrace.ui.site import Site, link
 from headrace.ui.stream import numbers
+from headrace.ui.subject import PIPELINE
 
 # Lines of numbers that stand in a part of the picture, by its kind.
 SHOWN = {
@@ -38,14 +40,16 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/")
     def pipeline(request: fastapi.Request, at: str = "") -> Response:
         logs = site.subject.logs()
-        moments = {name: moment_at(log, at) for name, log in logs.items()}
+        moments = {name: site.subject.moment_of(log, at) for name, log in logs.items()}
         pictures = [
             {"name": name, "graph": graph, "svgs": pictures_of(graph, moments[name])}
             for name, log in logs.items()
             if (graph := graph_of(log)).parts
         ]
         first = next(iter(moments.values()), None)
-        return site.page(request, "pipeline.html", at=first, pictures=pictures)
+        view = site.subject.view if site.subject.pipelines and not PIPELINE.get() else None
+        lines = pipeline_lines(view) if view is not None else []
+        return site.page(request, "pipeline.html", at=first, pictures=pictures, lines=lines)
 
     @routes.get("/events")
     async def events(want: str = "") -> Response:

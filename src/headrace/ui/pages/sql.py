@@ -10,7 +10,6 @@ from headrace.errors import HeadraceError
 from headrace.inspect.query import Bounds
 from headrace.ui.export import KINDS, exported
 from headrace.ui.read import sql as read
-from headrace.ui.read.moment import moment_at
 from headrace.ui.site import Site
 from headrace.ui.stream import while_watched
 
@@ -28,7 +27,7 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/sql")
     def sql(request: fastapi.Request, q: str = "", at: str = "", show: str = "table") -> Response:
         log = site.subject.log
-        moment = moment_at(log, at) if log is not None else None
+        moment = site.subject.moment_of(log, at) if log is not None else None
         columns = read.columns_of(site.subject)
         words = sorted({name for names in columns.values() for name in names})
         show = show if show in FORMS else "table"

@@ -23,7 +23,7 @@ from headrace.ui.guard import BASE, need
 from headrace.ui.pages.produce import form_values
 from headrace.ui.read import topics as read
 from headrace.ui.read.images import declared_images, image_of
-from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.moment import Moment
 from headrace.ui.read.pipeline import graph_of
 from headrace.ui.read.relations import relations_of
 from headrace.ui.read.search import Search, all_columns
@@ -53,7 +53,7 @@ def _add_list(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics")
     def topics(request: fastapi.Request, at: str = "", internal: str = "") -> Response:
         log, view = site.subject.log, site.subject.view
-        moment = moment_at(log, at) if log is not None else None
+        moment = site.subject.moment_of(log, at) if log is not None else None
         if view is not None and not at:
             lines = read.cluster_lines(view)
         else:

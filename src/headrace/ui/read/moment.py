@@ -121,6 +121,15 @@ def moment_at(log: Log, text: str) -> Moment:
     return _after(log, _slice_of_position(log, (place.lsn, 2**63 - 1)), text)
 
 
+def moment_since(log: Log, ts_us: int, text: str) -> Moment:
+    """Return a log as it was at a time.
+
+    Args:
+        text: how an address says it.
+    """
+    return _after(log, slice_at(log, ts_us), text, ts_us)
+
+
 def time_of(text: str) -> int | None:
     """Return the time that a text says, in microseconds; None where it says a position or an LSN.
 

@@ -70,6 +70,15 @@ def look(log: Log) -> Look:
     )
 
 
+def state_of(status: Status, mute: bool) -> str:
+    """Return how a pipeline is, in words; of one that says nothing of itself only that it is quiet."""
+    if status.failed:
+        return "failed"
+    if status.silent:
+        return f"not heard of for {age_text(status.age)}"
+    return "running" if status.runs else "quiet" if mute else "stopped"
+
+
 def graph_of(log: Log) -> Graph:
     """Return the graph of the pipelines that ran on a log; of logs of earlier versions their models and topics."""
     plans = read_plans(log)
@@ -122,11 +131,11 @@ class Numbers:
         found |= self._gauges(now)
         alarms = sum(info.end for topic, info in now.topics.items() if topic in self._alarms())
         letters = sum(info.end for topic, info in now.topics.items() if topic.endswith(DEAD))
-        runs = now.status.runs
+        runs, moves = now.status.runs, now.slice != self._looks[0].slice
         figures = now.status.figures
         self.figures = figures if runs else {}
         return found | {
-            "log/state": self._state(now),
+            "log/state": "running" if now.mute and moves else state_of(now.status, now.mute),
             "log/slice": f"{now.slice:,}",
             "log/letters": f"{letters:,}",
             "log/alarms": f"{alarms:,}",
@@ -135,15 +144,6 @@ class Numbers:
             "log/rounds": rate_text(figures.get("rounds_s", 0.0)) if runs else "–",
             "log/memory": bytes_text(int(figures.get("memory", 0))) if runs else "–",
         }
-
-    def _state(self, now: Look) -> str:
-        if now.status.failed:
-            return "failed"
-        if now.status.silent:
-            return f"not heard of for {age_text(now.status.age)}"
-        if now.mute:
-            return "running" if now.slice != self._looks[0].slice else "quiet"
-        return "running" if now.status.runs else "stopped"
 
     def rate(self, topic: str) -> float:
         """Return rows a second that came to a topic in the newest looks."""

@@ -28,6 +28,7 @@ ROWS = 100
 MOST_COLUMNS = 30
 OFFSET = "offset"
 LONGEST = 20_000
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ def cluster_lines(view: KafkaView) -> list[TopicLine]:
         lags = view.lags()
     except LogError:  # whoever may not see groups sees the topics
         lags = {}
-    for name in view.names(internal=True):
-        seen = view.seen(name)
+    for seen in view.seen_all(view.names(internal=True), LOOK_SECONDS):
+        name = seen.topic
         about = seen_row(seen)
         last = seen.info.last_ts_us if seen.info is not None and seen.info.rows else 0
         first, newest = about["first_offset"] or 0, about["last_offset"]

@@ -18,7 +18,7 @@ function live() {
   const body = document.body;
   const want = (body.dataset.events || "").split("\n").map((part) => part.trim()).filter(Boolean);
   if (!body.dataset.live || !want.length) return;
-  const stream = new EventSource("/ui/events?want=" + encodeURIComponent(want.join("\n")));
+  const stream = new EventSource(`/ui/events${now() || "?"}&want=` + encodeURIComponent(want.join("\n")));
   stream.addEventListener("numbers", (event) => show(JSON.parse(/** @type {MessageEvent} */ (event).data)));
   stream.onerror = () => show({ "log/state": "away" });
   stream.onopen = () => body.dataset.stream = "open";
@@ -84,7 +84,7 @@ function tail() {
     const some = waiting.slice(-SHOWN);
     waiting = [];
     for (const row of all("tr.new", body)) row.classList.remove("new");
-    body.prepend(...some.reverse().map(([offset, cells]) => line(base, offset, cells)));
+    body.prepend(...some.reverse().map(([offset, cells]) => line(base, offset, cells, "new")));
     while (body.rows.length > SHOWN) body.deleteRow(-1);
     say();
   };
@@ -92,7 +92,7 @@ function tail() {
     on = !on;
     button.setAttribute("aria-pressed", String(on));
     if (on && !stream) {
-      const address = `${button.dataset.tail}?after=${button.dataset.after}&columns=${encodeURIComponent(columns.join("\n"))}`;
+      const address = `${button.dataset.tail}${now() || "?"}&after=${button.dataset.after}&columns=${encodeURIComponent(columns.join("\n"))}`;
       stream = new EventSource(address);
       stream.addEventListener("rows", (event) => {
         for (const row of JSON.parse(/** @type {MessageEvent} */ (event).data)) waiting.push(row);
@@ -121,9 +121,8 @@ function search() {
     place.dataset.ended = "yes";
   };
   const read = (/** @type {Event} */ event) => JSON.parse(/** @type {MessageEvent} */ (event).data);
-  const at = new URL(location.href).searchParams.get("at");
   stream.addEventListener("rows", (event) => {
-    const found = read(event).map((/** @type {[number, string[]]} */ [offset, cells]) => line(location.pathname, offset, cells, at));
+    const found = read(event).map((/** @type {[number, string[]]} */ [offset, cells]) => line(location.pathname, offset, cells, ""));
     table.tBodies[0].append(...found);
   });
   stream.addEventListener("progress", (event) => {
@@ -159,11 +158,11 @@ function search() {
   addEventListener("pagehide", () => stream.close());
 }
 
-/** @param {string} base @param {number} offset @param {string[]} cells @param {string | null} [at] */
-function line(base, offset, cells, at) {
+/** @param {string} base @param {number} offset @param {string[]} cells @param {string} kind */
+function line(base, offset, cells, kind) {
   const row = document.createElement("tr");
-  if (at === undefined) row.className = "new";
-  row.dataset.href = `${base}/${offset}` + (at ? "?at=" + encodeURIComponent(at) : "");
+  row.className = kind;
+  row.dataset.href = `${base}/${offset}${now()}`;
   const head = row.appendChild(document.createElement("th"));
   head.className = "n";
   head.scope = "row";
@@ -402,7 +401,7 @@ function files() {
     outcome.textContent = `Sending ${file.name} …`;
     const token = /** @type {HTMLInputElement} */ (one("#token")).value;
     try {
-      const got = await fetch(`${form.dataset.to}?name=${encodeURIComponent(file.name)}&token=${token}`, { method: "POST", body: file, headers: { "HX-Request": "true" } });
+      const got = await fetch(`${(form.dataset.to || "").split("?")[0]}${now() || "?"}&name=${encodeURIComponent(file.name)}&token=${token}`, { method: "POST", body: file, headers: { "HX-Request": "true" } });
       const text = await got.text();
       if (got.ok) htmx.swap("#outcome", text, { swapStyle: "innerHTML" });
       else outcome.textContent = JSON.parse(text).detail;
@@ -498,7 +497,7 @@ function travel(root) {
     resting = setTimeout(goes, 600);
     const number = rail.value;
     said.textContent = number === rail.max ? "now" : `slice ${number}`;
-    const found = await (await fetch(`/ui/slices/${number}`)).json();
+    const found = await (await fetch(`/ui/slices/${number}${now()}`)).json();
     if (number !== rail.value || number === rail.max || !found.ts_us) return;
     const time = said.appendChild(document.createElement("time"));
     time.dataset.us = found.ts_us;
@@ -544,10 +543,10 @@ function keyboard() {
   });
 }
 
-/** @returns {string} the place in time of this page, for the address of another one */
+/** @returns {string} what the address of this page says of time and pipeline, for that of another one */
 function now() {
-  const at = new URL(location.href).searchParams.get("at");
-  return at ? "?at=" + encodeURIComponent(at) : "";
+  const said = [...new URL(location.href).searchParams].filter(([name]) => name === "at" || name === "pipeline");
+  return said.length ? "?" + new URLSearchParams(said) : "";
 }
 
 /** @param {number} by */
