@@ -161,7 +161,9 @@ def _subjects(options: _Options) -> Iterator[tuple[dict[str, Log], list[Patient]
 
 
 def _logs(held: Log | KafkaView, place: str) -> dict[str, Log]:
-    return {log.location.url: log for log in held.logs.values()} if isinstance(held, KafkaView) else {place: held}
+    if not isinstance(held, KafkaView):
+        return {place: held}
+    return {log.location.url: log for log in map(held.opened, held.pipelines())}
 
 
 def _is_file(where: str) -> bool:
