@@ -84,6 +84,31 @@ def folded(app: hr.App, topic: str) -> dict[Any, Any]:
     return rows
 
 
+def test_rows_that_a_partition_had_before_it_was_attached_are_taken_in(database: Database, tmp_path: Path) -> None:
+    run_script(
+        database,
+        """CREATE TABLE parts (id int, took float8, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+        CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1, 1), (2, 2);
+        CREATE TABLE other (took float8, id int PRIMARY KEY); INSERT INTO other VALUES (11, 11), (12, 12)""",
+    )
+    app = hr.App(database.name, log=tmp_path / "parts.headrace")
+    app.postgres(database.dsn, tables=r"public\.parts.*")
+    app.run(until="caught-up")
+    run_script(
+        database,
+        """ALTER TABLE parts ATTACH PARTITION other FOR VALUES FROM (10) TO (20); INSERT INTO parts VALUES (13, 13);
+        TRUNCATE parts_1""",
+    )
+    app.run(until="caught-up")
+    topic = f"{database.name}.public.parts"
+    assert [(event["op"], event["id"]) for event in events(app, topic)] == [("r", 1), ("r", 2), ("c", 13)]
+    assert figures(resync("--log", app.log, "--force"))["public.parts"][3:6] == (2, 0, 2)
+    app.run(until="caught-up")
+    assert {(event["op"], event["id"]) for event in events(app, topic)[3:]} == {
+        ("c", 11), ("c", 12), ("d", 1), ("d", 2)
+    }  # fmt: skip
+
+
 def test_a_log_whose_slot_was_dropped_goes_on(captured: hr.App, database: Database) -> None:
     topic, name = f"{database.name}.public.orders", database.name
     before, learned = events(captured, topic), len(events(captured, "promised"))

@@ -52,6 +52,7 @@ class Table:
         missing: what the role lacks: ``SELECT``, ``owner``, ``USAGE`` of the schema, ``rows`` that row security hides.
         captured_as: schema and name when its capture began, which its topic is called after; None: as it is called.
         identity_columns: of the replica identity, where that is another index than the key's.
+        ancestors: OIDs of the partitioned tables that it is in.
         facts: what else the catalog says of it (`headrace.capture.postgres.facts`), where that is wanted.
     """
 
@@ -68,6 +69,7 @@ class Table:
     missing: tuple[str, ...] = ()
     captured_as: tuple[str, str] | None = None
     identity_columns: tuple[str, ...] = ()
+    ancestors: tuple[int, ...] = ()
     facts: str = ""
 
     def __str__(self) -> str:
@@ -81,6 +83,16 @@ class Table:
     @property
     def label(self) -> tuple[str, str]:
         return self.captured_as or (self.schema, self.name)
+
+    @property
+    def partitioned(self) -> bool:
+        """Return whether its rows are those of its partitions."""
+        return self.kind == "p"
+
+    @property
+    def only_sql(self) -> str:
+        """Return its name in SQL, as it stands for its own rows: without those of tables that inherit from it."""
+        return self.sql if self.partitioned else f"ONLY {self.sql}"
 
     @property
     def sql(self) -> str:
@@ -210,13 +222,21 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
                  (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisprimary),
                  (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisreplident))
              ORDER BY array_position(i.indkey::int2[], a.attnum)),
+       {ancestors},
        has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'),
        has_schema_privilege(n.oid, 'USAGE'), NOT row_security_active(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 {which}
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """
-_NAMES = "SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {which}"
+_NAMES = """
+SELECT c.oid, n.nspname, c.relname, {ancestors}
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {which}
+"""
+_ANCESTORS = """
+CASE WHEN c.relispartition
+     THEN ARRAY(SELECT a.relid::bigint FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid) ELSE '{}' END
+"""
 _WHICH = """
 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'headrace')
   -- Headrace's own: positions of sinks are in the schema headrace, and were beside the sinks' tables before.
@@ -241,11 +261,12 @@ ORDER BY a.attrelid, a.attnum
 def all_tables(connection: SqlConnection) -> list[Table]:
     """Return tables of the database in name order, ordinary and partitioned, without their columns."""
     found = []
-    for oid, schema, name, kind, persistence, identity, rows, key, *rights in connection.execute(
-        _TABLES.format(which=_WHICH).encode()
+    for oid, schema, name, kind, persistence, identity, rows, key, ancestors, *rights in connection.execute(
+        _TABLES.format(which=_WHICH, ancestors=_ANCESTORS).encode()
     ):
         missing = tuple(right for right, has in zip(_RIGHTS, rights, strict=True) if not has)
-        found.append(Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing))
+        table = Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing)
+        found.append(replace(table, ancestors=tuple(ancestors)))
     return found
 
 
@@ -267,9 +288,10 @@ def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, 
 
 
 def matching_names(connection: SqlConnection, patterns: Sequence[str]) -> dict[int, tuple[str, str]]:
-    """Return schema and name by OID of the tables that match, without looking at their columns."""
-    found = connection.execute(_NAMES.format(which=_WHICH).encode())
-    return {oid: (schema, name) for oid, schema, name in found if matches(f"{schema}.{name}", patterns)}
+    """Return schema and name by OID of the tables that `matching` finds, without looking at their columns."""
+    found = connection.execute(_NAMES.format(which=_WHICH, ancestors=_ANCESTORS).encode()).fetchall()
+    named = {oid: (schema, name) for oid, schema, name, _ in found if matches(f"{schema}.{name}", patterns)}
+    return {oid: named[oid] for oid, *_, ancestors in found if oid in named and not named.keys() & set(ancestors)}
 
 
 # As CheckCmdReplicaIdentity and pub_contains_invalid_column decide (src/backend/executor/execReplication.c,
@@ -292,10 +314,29 @@ WHERE c.oid = ANY(%s) AND (
 """
 
 
+_LEAVES = """
+SELECT c.oid, p.relid::oid::bigint, p.relid::regclass::text
+FROM pg_class c LEFT JOIN LATERAL pg_partition_tree(c.oid) p ON p.isleaf AND p.relid <> c.oid
+WHERE c.oid = ANY(%s) AND c.relkind = 'p'
+"""
+
+
 def failing_updates(connection: SqlConnection, oids: Sequence[int]) -> dict[int, str]:
-    """Return by OID why the server refuses UPDATE and DELETE of tables while a publication of ours has them."""
+    """Return by OID why the server refuses UPDATE and DELETE of tables while a publication of ours has them.
+
+    It asks that of the partition that a row is in, never of a partitioned table.
+    """
     generated = connection.info.server_version >= 180000
-    return dict(connection.execute(_FAILING, [list(oids), generated]).fetchall())
+    leaves = connection.execute(_LEAVES, [list(oids)]).fetchall()
+    partitioned = {root for root, _, _ in leaves}
+    of_leaf = [(leaf, root, name) for root, leaf, name in leaves if leaf is not None]
+    asked = {oid for oid in oids if oid not in partitioned} | {leaf for leaf, _, _ in of_leaf}
+    failing: dict[int, str] = dict(connection.execute(_FAILING, [list(asked), generated]).fetchall())
+    found = {oid: failing[oid] for oid in oids if oid in failing}
+    for leaf, root, name in of_leaf:
+        if leaf in failing:
+            found.setdefault(root, f"partition {name}: {failing[leaf]}")
+    return found
 
 
 _INDEXES = """
@@ -325,8 +366,17 @@ def unique_indexes(connection: SqlConnection, oids: Sequence[int]) -> dict[int, 
 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
-    """Return tables of which one of the patterns matches the whole ``schema.table``, whatever the case."""
-    return [table for table in tables if matches(str(table), patterns)]
+    """Return tables of which one of the patterns matches the whole ``schema.table``, whatever the case.
+
+    Partitions of a table that is found are not: their rows are its rows.
+    """
+    return without_partitions([table for table in tables if matches(str(table), patterns)])
+
+
+def without_partitions(tables: Sequence[Table]) -> list[Table]:
+    """Return tables without those that are partitions of others of them."""
+    oids = {table.oid for table in tables}
+    return [table for table in tables if not oids & set(table.ancestors)]
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -213,10 +213,6 @@ def nothing_matches(existing: Sequence[Table], patterns: Sequence[str], where: s
 
 def kind(table: Table, where: str) -> list[Finding]:
     """Find why the changes of a table cannot be captured."""
-    if table.kind == "p":
-        said = f"table {table} of {where} is partitioned; capture of partitioned tables is not built yet"
-        advice = "Narrow tables=… to its partitions, which are captured as tables of their own."
-        return [Finding("partitioned", ERROR, said, advice=advice)]
     if table.persistence != "p":
         said = f"table {table} of {where} is unlogged or temporary: its changes are not in the server's log"
         return [Finding("unlogged", ERROR, said, (f"ALTER TABLE {table.sql} SET LOGGED;",), f"or {NARROW}")]
@@ -250,7 +246,10 @@ def updates(
     said = "; ".join(f"{table}: {failing[table.oid]}" for table in named)
     sql = []
     for table in named:
-        if table.oid in indexes:
+        if table.partitioned:  # what is said of it begins with the partition
+            partition = failing[table.oid].partition(":")[0].removeprefix("partition ")
+            sql.append(f"ALTER TABLE {partition} REPLICA IDENTITY FULL;")
+        elif table.oid in indexes:
             sql.append(f"ALTER TABLE {table.sql} REPLICA IDENTITY USING INDEX {quote(indexes[table.oid].name)};")
         elif table.identity != "f":  # FULL is no way on where FULL is what fails
             sql.append(f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL;")
@@ -273,16 +272,31 @@ def updates(
 # --- publications ---
 
 
+VIA_ROOT = "publish_via_partition_root = true"
+
+
 def publication(found: Publication | None, name: str, tables: Sequence[Table], where: str) -> list[Finding]:
     """Find what a publication that the user named lacks of what is to be captured."""
     names = ", ".join(table.sql for table in tables)
     if found is None:
         said = f"{where} has no publication «{name}»"
-        return [
-            Finding("publication", ERROR, said, (f"CREATE PUBLICATION {quote(name)} FOR TABLE {names};",), safe=True)
-        ]
+        via_root = f" WITH ({VIA_ROOT})" if any(table.partitioned for table in tables) else ""
+        create = f"CREATE PUBLICATION {quote(name)} FOR TABLE {names}{via_root};"
+        return [Finding("publication", ERROR, said, (create,), safe=True)]
     lacking = [table for table in tables if table.oid not in found.tables]
     findings = []
+    by_leaf = [table for table in lacking if table.partitioned]
+    if by_leaf:
+        # Without it pg_publication_tables has partitions in place of their table, and so has the stream.
+        said = (
+            f"publication «{name}» of {where} does not publish {', '.join(map(str, by_leaf))}, or publishes the rows "
+            "under the names of partitions"
+        )
+        sql = [f"ALTER PUBLICATION {quote(name)} SET ({VIA_ROOT});"]
+        if not found.all_tables:
+            sql.insert(0, f"ALTER PUBLICATION {quote(name)} ADD TABLE {', '.join(t.sql for t in by_leaf)};")
+        findings.append(Finding("publication_root", ERROR, said, tuple(sql), "or narrow tables=… to the partitions."))
+    lacking = [table for table in lacking if not table.partitioned]
     if lacking:
         added = ", ".join(table.sql for table in lacking)
         findings.append(

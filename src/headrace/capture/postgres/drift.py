@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headrace.capture.base import Log
-from headrace.capture.postgres.catalog import SqlConnection, quote
+from headrace.capture.postgres.catalog import SqlConnection, Table, quote
 from headrace.capture.postgres.slot_binding import Stranded, read_record
 
 KIND = "captured"
@@ -99,7 +99,8 @@ class There:
 
     Attributes:
         namespace: OID of its schema.
-        publishable: it is an ordinary, logged table.
+        publishable: it is a logged table.
+        partitioned: its rows are those of its partitions.
         ancestors: OIDs of the partitioned tables that it is in.
     """
 
@@ -107,6 +108,7 @@ class There:
     name: str
     namespace: int
     publishable: bool
+    partitioned: bool
     ancestors: Sequence[int]
 
     def __str__(self) -> str:
@@ -139,17 +141,23 @@ class Look:
         in_root = everything or any(ancestor in self.entries for ancestor in there.ancestors)
         if self.row.get("pubviaroot") and there.ancestors and in_root:
             return False
+        if there.partitioned and not self.row.get("pubviaroot"):
+            return False
         return everything or oid in self.entries or in_root
 
     @property
     def options(self) -> dict[str, object]:
         return {name: value for name, value in (self.row or {}).items() if name not in _NOT_OPTIONS}
 
-    @property
-    def only_ours(self) -> bool:
-        """Return whether it sends everything of single tables, as a publication that a capture makes."""
+    def only_ours(self, *, via_root: bool) -> bool:
+        """Return whether it sends everything of single tables, as a publication that a capture makes.
+
+        Args:
+            via_root: it has partitioned tables, whose rows it sends as theirs.
+        """
         plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
-        unlike = [name for name, value in self.options.items() if value != OPTIONS.get(name, value)]
+        wanted = {**OPTIONS, "pubviaroot": via_root}
+        unlike = [name for name, value in self.options.items() if value != wanted.get(name, value)]
         generated = self.options.get("pubgencols", "n") in ("n", False)
         return self.row is not None and plain and not unlike and generated and not self.namespaces
 
@@ -170,7 +178,7 @@ SELECT (SELECT to_jsonb(p) || jsonb_build_object('xmin', p.xmin::text) FROM pg_p
    JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = %(name)s),
   {namespaces},
   (SELECT coalesce(jsonb_agg(jsonb_build_array(c.oid::bigint, n.nspname, c.relname, n.oid::bigint,
-     c.relkind = 'r' AND pg_relation_is_publishable(c.oid),
+     pg_relation_is_publishable(c.oid), c.relkind = 'p',
      ARRAY(SELECT a.relid::bigint FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid))), '[]')
    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p') AND (c.oid = ANY(%(oids)s) OR c.relname = ANY(%(names)s)))
@@ -240,7 +248,7 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
         what = f"publication «{publication}» is gone"
     elif gone:
         what = f"publication «{publication}» no longer has {', '.join(gone)} (renamed, dropped, or removed from it)"
-    elif own and not (now.only_ours and now.entries.keys() == now.tables.keys()):
+    elif own and not (now.only_ours(via_root=False) and now.entries.keys() == now.tables.keys()):
         what = f"publication «{publication}» was altered"
     if what:
         raise _missing(what)
@@ -322,10 +330,15 @@ def _names(oids: Iterable[int], now: Look) -> str:
     return ", ".join(named) or "all of a schema"
 
 
-def recreated(publication: str, tables: Sequence[str]) -> list[str]:
-    """Return the statements that make a publication of our own, whatever there was of its name."""
+def recreated(publication: str, tables: Sequence[Table]) -> list[str]:
+    """Return the statements that make a publication of our own, whatever there was of its name.
+
+    Rows of partitioned tables are published as theirs, whatever partition they are in, or will be.
+    """
     publish = "publish = 'insert, update, delete, truncate'"
-    listed = ", ".join(f"ONLY {table}" for table in tables)
+    if any(table.partitioned for table in tables):
+        publish += ", publish_via_partition_root = true"
+    listed = ", ".join(table.only_sql for table in tables)
     return [
         f"DROP PUBLICATION IF EXISTS {quote(publication)}",
         f"CREATE PUBLICATION {quote(publication)} FOR TABLE {listed} WITH ({publish})",

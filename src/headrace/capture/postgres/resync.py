@@ -183,6 +183,7 @@ class Resync(Startup):
             if catalog.matches(".".join(label), declared.patterns) or catalog.matches(str(table), declared.patterns):
                 checks.refuse(checks.kind(table, str(declared.server)))
                 chosen.append(replace(table, captured_as=label if label != name else None))
+        chosen = catalog.without_partitions(chosen)
         if not chosen:
             checks.refuse(checks.nothing_matches(tables, declared.patterns, str(declared.server)))
         return chosen

@@ -85,13 +85,12 @@ class Snapshot:
     def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
-        connection.execute(
-            f"LOCK TABLE ONLY {', ONLY '.join(table.sql for table in tables)} IN ACCESS SHARE MODE".encode()
-        )
+        connection.execute(f"LOCK TABLE {', '.join(table.only_sql for table in tables)} IN ACCESS SHARE MODE".encode())
         # In the snapshot pg_class is as it was; the function looks at the present.
-        rewritten = """SELECT oid::regclass::text FROM pg_class
-            WHERE oid = ANY(%s) AND relfilenode <> pg_relation_filenode(oid)"""
-        changed = connection.execute(rewritten, [[table.oid for table in tables]]).fetchall()
+        rewritten = """SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
+            AND (oid = ANY(%s) OR oid IN (SELECT p.relid FROM unnest(%s::oid[]) r, pg_partition_tree(r) p))"""
+        roots = [table.oid for table in tables if table.partitioned]
+        changed = connection.execute(rewritten, [[table.oid for table in tables], roots]).fetchall()
         if changed:
             raise SnapshotStale(f"table {changed[0][0]} was rewritten while the snapshot began")
         found = catalog.with_columns(connection, tables, catalog.publication(connection, publication))
@@ -180,7 +179,7 @@ def select(table: Table, *, partitions: bool = False) -> str:
         tests = " OR ".join(refused.values())
         columns.append(f"CASE WHEN {tests} THEN json_object(ARRAY[{names}], ARRAY[{texts}])::text END AS {_DEAD}")
     where = f" WHERE {table.row_filter}" if table.row_filter else ""
-    return f"SELECT {', '.join(columns)} FROM {'' if partitions else 'ONLY '}{table.sql}{where}"
+    return f"SELECT {', '.join(columns)} FROM {table.sql if partitions else table.only_sql}{where}"
 
 
 def _expression(column: Column) -> str:

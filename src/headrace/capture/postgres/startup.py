@@ -452,7 +452,8 @@ def check_room(connection: SqlConnection, server: Server) -> None:
 
 def right_shape(now: Look, tables: Sequence[Table]) -> bool:
     """Return whether our own publication is as we would make it."""
-    return now.only_ours and now.entries.keys() == {table.oid for table in tables}
+    via_root = any(table.partitioned for table in tables)
+    return now.only_ours(via_root=via_root) and now.entries.keys() == {table.oid for table in tables}
 
 
 def ensure_publication(
@@ -470,7 +471,7 @@ def ensure_publication(
     if existing and not own:
         checks.refuse(checks.publication(existing, name, tables, str(server)))
     elif not right_shape(drift.look(connection, name), tables):
-        statements = drift.recreated(name, [table.sql for table in tables])
+        statements = drift.recreated(name, tables)
         with server.translated(f"to make publication «{name}»"), connection.transaction():
             for statement in statements:
                 connection.execute(statement.encode())
