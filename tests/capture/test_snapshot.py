@@ -195,7 +195,7 @@ def test_row_security_refuses_rather_than_hides(database: CapturedDatabase, capt
     database.execute(f"CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON t TO {role}")
     database.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE PUBLICATION mine FOR TABLE t")
     try:
-        with pytest.raises(SourceRefused, match="row security hides rows of public.t"):
+        with pytest.raises(SourceRefused, match=r"row security hides rows of public\.t"):
             capture(dsn=database.dsn.replace("postgres@", f"{role}@"), publication="mine")
     finally:
         database.drop_slots()
