@@ -11,6 +11,7 @@ from headrace.clock import duration_us
 from headrace.errors import DeclarationError
 from headrace.log.base import Log, TopicInfo
 
+FOREVER = "forever"
 _BYTES = {"b": 1, "byte": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -39,7 +40,7 @@ class Keep:
         """
         if isinstance(value, Keep):
             return value
-        if value is None or value == "forever":
+        if value is None or value == FOREVER:
             return cls()
         text = value.lower() if isinstance(value, str) else ""
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)

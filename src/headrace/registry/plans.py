@@ -3,7 +3,8 @@
 =================  =======================  ==========================================================
 kind               name                     value
 =================  =======================  ==========================================================
-``plan``           APP                      the graph of the plan that ran last (`headrace.plan.graph`)
+``plan``           APP                      the graph of the plan that ran last (`headrace.plan.graph`), and ``keep``:
+                                            for how long, or up to which size, its topics keep rows
 =================  =======================  ==========================================================
 """
 

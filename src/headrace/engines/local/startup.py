@@ -40,7 +40,7 @@ from headrace.kafka.settings import KafkaLocation
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
-from headrace.log.retention import Keep
+from headrace.log.retention import FOREVER, Keep
 from headrace.plan.blueprint import blueprint
 from headrace.plan.columns import Columns
 from headrace.plan.fingerprint import declaration_differences
@@ -346,7 +346,8 @@ def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
             logger.info("%s", text, extra=event("began_anew", app=plan.app, model=task.name))
     with log.transaction() as txn:
         record_environment(log, txn, plan.app, environment_fingerprint())
-        record_plan(log, txn, plan.app, plan.graph().to_dict())
+        keep = FOREVER if plan.keep is None else str(plan.keep)
+        record_plan(log, txn, plan.app, {**plan.graph().to_dict(), "keep": keep})
         for task in plan.models:
             known, made_of = read_model(log, task.name), blueprint(task)
             undeclared = known is None or not known["fingerprint"]

@@ -10,6 +10,7 @@ import fastapi
 from starlette.responses import Response
 
 from headrace.log.base import Log
+from headrace.ui.database_findings import DatabaseFindings
 from headrace.ui.guard import BASE
 from headrace.ui.read.health import health_of
 from headrace.ui.read.travel import Stop, stops_of
@@ -23,16 +24,17 @@ KEPT_SECONDS = 2.0
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
-    stops = _Stops()
+    stops, databases = _Stops(), DatabaseFindings()
 
     def page(request: fastapi.Request, at: str, template: str) -> Response:
         logs = site.subject.logs()
         first = next(iter(logs.values()), None)
         moment = site.subject.moment_of(first, at) if first is not None else None
         found = {name: health_of(log) for name, log in logs.items()}
-        return site.page(
-            request, template, at=moment, found=found, charts=_charts(list(site.hub.history.get(PIPELINE.get(), ())))
-        )
+        live = moment is None or moment.live
+        asked = databases.of(logs, site.subject.location) if live else {}
+        charts = _charts(list(site.hub.history.get(PIPELINE.get(), ())))
+        return site.page(request, template, at=moment, found=found, asked=asked, charts=charts)
 
     @routes.get("/health")
     def health(request: fastapi.Request, at: str = "") -> Response:

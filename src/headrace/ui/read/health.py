@@ -13,6 +13,7 @@ from headrace.inspect.doctor import Stored, findings_of, stored_of, tasks_of
 from headrace.inspect.health import read_status
 from headrace.log.base import Log
 from headrace.registry.models import Progress
+from headrace.registry.plans import read_plans
 from headrace.serve.models import ComponentHealth
 from headrace.units import bytes_text
 
@@ -23,6 +24,24 @@ class SinkPosition:
 
     name: str
     position: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a topic keeps of its rows.
+
+    Attributes:
+        keep: for how long, or up to which size, as it was declared; "" where that is not known.
+        oldest_us: when the oldest row that is held was appended; 0 without rows.
+        dropped: rows that are not held any more.
+    """
+
+    topic: str
+    keep: str
+    rows: int
+    bytes: int
+    oldest_us: int
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,7 @@ class Health:
         gauges: name, labels in one text, value as people read it, what it is.
         tasks: by their names: checkpoints and offsets.
         machines: libraries and processors that the app ran with.
+        retention: of each topic, the largest first.
         findings: what somebody should look at; none where all is well.
     """
 
@@ -51,6 +71,7 @@ class Health:
     sinks: list[SinkPosition]
     stored: Stored
     machines: list[tuple[str, dict[str, str]]]
+    retention: list[Retention] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -73,8 +94,29 @@ def health_of(log: Log) -> Health:
         sinks=[SinkPosition(name, value.decode(errors="replace")) for name, value in log.records("sink").items()],
         stored=stored,
         machines=_machines(log),
+        retention=retention_of(log),
         findings=findings_of(log, status, tasks, stored),
     )
+
+
+def retention_of(log: Log) -> list[Retention]:
+    """Return what each topic of a log keeps, the largest first."""
+    plans = read_plans(log)
+    kept = {part["title"]: str(plan.get("keep", "")) for plan in plans.values() for part in plan["parts"]}
+    others = {str(plan.get("keep", "")) for plan in plans.values()}
+    rest = others.pop() if len(others) == 1 else ""  # topics that no plan names are of the only one
+    found = [
+        Retention(
+            name,
+            kept.get(name, rest),
+            info.rows,
+            info.bytes,
+            info.first_ts_us if info.rows else 0,
+            info.first,
+        )
+        for name, info in log.topics().items()
+    ]
+    return sorted(found, key=lambda each: each.bytes, reverse=True)
 
 
 def _gauge(gauge: Mapping[str, Any]) -> tuple[str, str, str, str]:
