@@ -18,7 +18,9 @@ import headrace as hr
 from headrace.cli.main import app as command
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.position import parse_lsn
-from tests.databases import Database
+from headrace.testing.servers import PostgresServer
+from tests.capture.debezium_cases import FORMS, Case, names
+from tests.databases import Database, fresh_database
 from tests.processes import HEADRACE, Child
 from tests.waiting import wait_until
 
@@ -188,3 +190,40 @@ def test_explain_lists_every_property() -> None:
     assert {"slot.name", "column.mask.with.<length>.chars", "value.converter"} <= found
     assert "io.debezium.transforms.outbox.EventRouter" in found
     assert len(found) > 300
+
+
+# --- Debezium's events ---
+
+
+@pytest.mark.parametrize("form", ["envelope", "flat_rewrite"])
+@pytest.mark.parametrize(
+    "name", ["01_basic_crud", "05_numeric_string", "41_transactions_metadata", "50_filters_key_columns"]
+)
+def test_a_configurations_events_are_debeziums(name: str, form: str, server: PostgresServer, tmp_path: Path) -> None:
+    """What changes how events are written is in the file alone; the log remembers it."""
+    if name not in names():
+        pytest.skip("this recorded case is not here")
+    case, log = Case.load(name), tmp_path / "case.headrace"
+    with fresh_database(server, "case") as database:
+        case.run(database, case.setup)
+        parts = conninfo_to_dict(database.dsn)
+        where = {"hostname": parts["host"], "port": parts.get("port", "5432"), "user": "postgres"}
+        connector = {f"database.{key}": str(value) for key, value in where.items()}
+        connector |= {"connector.class": "PostgresConnector", "database.dbname": database.name, "topic.prefix": "dbz"}
+        connector |= {"plugin.name": "pgoutput", "database.password": "s3cret", **case.config, **FORMS[form]}
+        app = hr.App("dbz", log=str(log))
+        app.debezium(connector)
+        with app.start() as running:
+            running.wait(60)
+            case.run(database, case.stream, lambda: running.wait(60))
+            running.wait(60)
+    assert b"s3cret" not in log.read_bytes()
+    shown = call("topics", "cat", "--all", "--log", log, "--format", "debezium-json").stdout
+    assert [case.normal(line) for line in shown.split("\n") if line] == case.recorded(form)
+
+
+def test_a_log_on_kafka_has_messages_of_its_format(connector: Path) -> None:
+    error = refused(
+        "capture", "--config", connector, "--log", "kafka://127.0.0.1:1/x", "--set", "decimal.handling.mode=string"
+    )
+    assert "On a Kafka log messages are written as the log's format has them" in str(error)

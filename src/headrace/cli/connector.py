@@ -133,11 +133,9 @@ def _configuration(
 
 _NATIVE = {
     "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-    # Without a connector's file the formats are Headrace's own: flattened JSON without schemas.
+    # Without a connector's file there are no schemas in the messages.
     "key.converter.schemas.enable": "false",
     "value.converter.schemas.enable": "false",
-    "transforms": "unwrap",
-    "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
 }
 
 

@@ -237,7 +237,7 @@ class App:
         from headrace.capture.debezium.configuration import read_configuration
         from headrace.capture.debezium.options import options_of
 
-        options = options_of(read_configuration(source), dsn=dsn)
+        options = options_of(read_configuration(source), dsn=dsn, on_kafka=self.log.startswith("kafka://"))
         _check_database(options.dsn, options.slot)
         plan = SourcePlan(
             options.prefix,
@@ -246,6 +246,8 @@ class App:
             options.slot,
             options.publication,
             options.snapshot,
+            allow_failing_updates=True,  # as Debezium does
+            debezium=options.events,
             makes_publication=options.makes_publication,
         )
         self._check_source(plan, options.format)

@@ -15,6 +15,7 @@ from headrace.capture.debezium.properties import (
     harmless,
     not_yet,
     refused,
+    written,
 )
 
 _WORKER = harmless("It concerns Kafka Connect's worker, which there is none of.")
@@ -137,7 +138,10 @@ _JSON = (
         "schemas.enable",
         Kind.BOOLEAN,
         "true",
-        done("On a Kafka log the messages are json+schema, or json where it is false."),
+        done(
+            "On a Kafka log the messages are json+schema, or json where it is false; in the events of «topics cat "
+            "--format debezium-json» schemas are there where it is said to be true, or by --schemas."
+        ),
     ),
     Property("schemas.cache.size", Kind.INTEGER, "1000", _CACHE, minimum=0),
     Property(
@@ -151,8 +155,7 @@ _JSON = (
         "replace.null.with.default",
         Kind.BOOLEAN,
         "true",
-        done("NULL stays NULL."),
-        {"true": not_yet("NULL stays NULL, also in a column with a default; say false.")},
+        written("a NULL in a column with a default is the default, unless it is false. In the log NULL is NULL."),
     ),
 )
 _DELEGATE = (

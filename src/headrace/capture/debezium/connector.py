@@ -14,6 +14,7 @@ from headrace.capture.debezium.properties import (
     harmless,
     not_yet,
     refused,
+    written,
 )
 
 _JVM = harmless("Tunes Debezium's own process, which there is none of.")
@@ -268,22 +269,37 @@ TABLES = (
         refused("PostgreSQL does not publish its own tables."),
         {"true": done("PostgreSQL's own tables are never captured.")},
     ),
-    Property("column.include.list", Kind.REGEXES, None, not_yet("All columns of a table are captured.")),
+    Property(
+        "column.include.list",
+        Kind.REGEXES,
+        None,
+        written("only these columns, and those of the key. The log has all."),
+    ),
     Property(
         "column.exclude.list",
         Kind.REGEXES,
         None,
-        not_yet("All columns of a table are captured; a publication of your own may leave some out."),
+        written("all columns but these. The log has all; a publication with a column list keeps them on the server."),
     ),
-    Property("column.mask.with.<length>.chars", Kind.REGEXES, None, not_yet("Values are not masked.")),
+    Property(
+        "column.mask.with.<length>.chars",
+        Kind.REGEXES,
+        None,
+        written("asterisks in place of the values. The log has the values."),
+    ),
     Property("column.mask.hash.<algorithm>.with.salt.<salt>", Kind.REGEXES, None, not_yet("Values are not hashed.")),
     Property("column.mask.hash.v2.<algorithm>.with.salt.<salt>", Kind.REGEXES, None, not_yet("Values are not hashed.")),
-    Property("column.truncate.to.<length>.chars", Kind.REGEXES, None, not_yet("Values are not cut.")),
+    Property(
+        "column.truncate.to.<length>.chars",
+        Kind.REGEXES,
+        None,
+        written("the first characters. The log has all."),
+    ),
     Property(
         "column.propagate.source.type",
         Kind.REGEXES,
         None,
-        not_yet("The log's columns have their type of PostgreSQL, but messages do not."),
+        written("the schemas have the columns' types of PostgreSQL, as the log has them in any case."),
     ),
     Property(
         "datatype.propagate.source.type",
@@ -295,7 +311,7 @@ TABLES = (
         "message.key.columns",
         Kind.TEXT,
         None,
-        not_yet("A row's key is its table's primary key."),
+        written("the key has these columns. In the log a row's key is its table's primary key."),
     ),
     Property(
         "guardrail.collections.max", Kind.INTEGER, "0", not_yet("The number of tables is not limited."), minimum=0
@@ -314,86 +330,71 @@ EVENTS = (
         "time.precision.mode",
         Kind.WORD,
         "adaptive",
-        not_yet(_FORMAT),
-        {"adaptive": done(f"{_FORMAT} Dates are dates, timestamps have microseconds.")},
-        allowed=(
-            "adaptive",
-            "adaptive_time_microseconds",
-            "connect",
-            "isostring",
-            "microseconds",
-            "nanoseconds",
-        ),
+        written(f"dates and times so. {_FORMAT}"),
+        allowed=("adaptive", "adaptive_time_microseconds", "connect", "isostring", "microseconds", "nanoseconds"),
     ),
     Property(
         "decimal.handling.mode",
         Kind.WORD,
         "precise",
-        not_yet(_FORMAT),
-        {"precise": done(f"{_FORMAT} numeric(p,s) is an exact decimal; any other numeric is its exact text.")},
+        written(f"numeric and money so. {_FORMAT}"),
         allowed=("precise", "string", "double"),
     ),
     Property(
         "binary.handling.mode",
         Kind.WORD,
         "bytes",
-        not_yet(_FORMAT),
-        {"bytes": done(f"{_FORMAT} bytea is binary.")},
+        written(f"bytea so. {_FORMAT}"),
         allowed=("bytes", "base64", "base64-url-safe", "hex"),
     ),
     Property(
         "hstore.handling.mode",
         Kind.WORD,
         "json",
-        not_yet(_TEXT_FORM),
-        {"json": not_yet(_TEXT_FORM)},
+        written(f"hstore so. {_TEXT_FORM}"),
         allowed=("json", "map"),
     ),
     Property(
         "interval.handling.mode",
         Kind.WORD,
         "numeric",
-        not_yet(_TEXT_FORM),
-        {"numeric": not_yet(_TEXT_FORM)},
+        written(f"interval so. {_TEXT_FORM}"),
         allowed=("numeric", "string"),
     ),
-    Property("money.fraction.digits", Kind.INTEGER, "2", not_yet(_TEXT_FORM), {"2": not_yet(_TEXT_FORM)}, minimum=0),
+    Property(
+        "money.fraction.digits",
+        Kind.INTEGER,
+        "2",
+        written(f"the digits of money. {_TEXT_FORM}"),
+        minimum=0,
+    ),
     Property(
         "include.unknown.datatypes",
         Kind.BOOLEAN,
         "false",
-        harmless("No column is left out: a type that Debezium does not know is in the log in its text form."),
+        written("columns of types that Debezium does not know. The log has them all, in their text form."),
     ),
     Property(
         "unavailable.value.placeholder",
         Kind.TEXT,
         "__debezium_unavailable_value",
-        not_yet(
-            "A value that an update did not send is NULL here, and its column is named in the row's __unchanged: "
-            "no user's value can be mistaken for it."
+        written(
+            "stands for a value that an update did not send. In the log it is NULL, and its column is named in the "
+            "row's __unchanged: no user's value can be mistaken for it."
         ),
-        {
-            "__debezium_unavailable_value": not_yet(
-                "A value that an update did not send is NULL here, and its column is named in the row's __unchanged."
-            )
-        },
     ),
     Property(
         "tombstones.on.delete",
         Kind.BOOLEAN,
         "true",
-        not_yet("A delete's message is a tombstone, or has one behind it, as the log's format says."),
-        {"true": done("On a Kafka log a delete of a row with a key comes with a tombstone.")},
+        written("a tombstone stands behind each delete. A Kafka log has them in any case."),
     ),
     Property(
         "skipped.operations",
         Kind.WORDS,
         "t",
-        not_yet("Inserts, updates, deletes and truncates are all captured."),
-        {
-            "none": done("Inserts, updates, deletes and truncates are all captured."),
-            "t": not_yet("Truncates are captured, as events with op t; say none."),
-        },
+        written("these are left out; truncates (t) too, where nothing is said. The log has all of them."),
+        {"none": written("inserts, updates, deletes and truncates are all there.")},
         allowed=("c", "u", "d", "t", "none"),
     ),
     Property("skip.messages.without.change", Kind.BOOLEAN, "false", not_yet("Updates that change nothing are events.")),
@@ -401,7 +402,7 @@ EVENTS = (
         "provide.transaction.metadata",
         Kind.BOOLEAN,
         "false",
-        not_yet("The log keeps transactions whole, but has no topic of them."),
+        written("the topic of transactions, and transaction in each event. The id is the commit's LSN, twice."),
     ),
     Property("transaction.metadata.factory", Kind.CLASS, None, _JAVA),
     Property("message.prefix.include.list", Kind.REGEXES, None, not_yet("pg_logical_emit_message is not captured.")),
@@ -463,7 +464,9 @@ TOPICS = (
     ),
     Property("topic.delimiter", Kind.TEXT, ".", not_yet("The parts of a topic's name are separated by dots.")),
     Property("topic.cache.size", Kind.INTEGER, "10000", _JVM, minimum=1),
-    Property("topic.transaction", Kind.TEXT, "transaction", harmless("There is no topic of transactions yet.")),
+    Property(
+        "topic.transaction", Kind.TEXT, "transaction", not_yet("The topic of transactions is <prefix>.transaction.")
+    ),
     Property(
         "topic.heartbeat.prefix", Kind.TEXT, "__debezium-heartbeat", harmless("There is no topic of heartbeats yet.")
     ),

@@ -126,13 +126,19 @@ def explain(configuration: Configuration) -> list[Line]:
     return [_beside(configuration, line) for line in lines]
 
 
-def check(configuration: Configuration) -> None:
+def check(configuration: Configuration, *, on_kafka: bool = False) -> None:
     """Refuse a configuration that cannot be run here, saying everything at once.
+
+    Args:
+        on_kafka: the log is on Kafka, where messages are written by a format of ours, and not as Debezium's events.
 
     Raises:
         DeclarationError: with a line for each property that stops it.
     """
-    stopping = [line for line in explain(configuration) if not line.state.runs]
+    lines = explain(configuration)
+    if on_kafka:
+        lines = [_on_kafka(line) for line in lines]
+    stopping = [line for line in lines if not line.state.runs]
     if not stopping:
         return
     told = "".join(f"\n    {_told(line)}" for line in stopping)
@@ -140,6 +146,15 @@ def check(configuration: Configuration) -> None:
         f"{configuration.where} cannot be run here as it is:{told}",
         advice="«headrace capture explain» says what every property does here.",
     )
+
+
+def _on_kafka(line: Line) -> Line:
+    """Return a line as it is where the log is on Kafka."""
+    value = (line.value or "").strip().lower()
+    if not line.meaning.written or value == (line.default or "").lower():
+        return line
+    text = "On a Kafka log messages are written as the log's format has them, whatever this says."
+    return Line(line.name, line.value, not_yet(text), line.default, line.part)
 
 
 def _told(line: Line) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from headrace.capture.debezium.configuration import Configuration
-from headrace.capture.debezium.explanation import check, converter_class, transform_classes
+from headrace.capture.debezium.configuration import Configuration, is_secret
+from headrace.capture.debezium.explanation import check, converter_class, explain, find, transform_classes
 from headrace.capture.debezium.expressions import expressions
+from headrace.capture.debezium.properties import Kind, listed
 from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Patient
@@ -45,6 +47,7 @@ class CaptureOptions:
         makes_publication: a publication that is not there is made.
         format: in which a Kafka log's topics are written.
         registry: URL of the schema registry that the format needs.
+        events: properties that say how Debezium's events are written from the log; none is a secret.
     """
 
     name: str
@@ -57,13 +60,15 @@ class CaptureOptions:
     snapshot: Literal["initial", "never"]
     format: str
     registry: str | None = field(default=None, repr=False)
+    events: tuple[tuple[str, str], ...] = ()
 
 
-def options_of(configuration: Configuration, *, dsn: str | None = None) -> CaptureOptions:
+def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka: bool = False) -> CaptureOptions:
     """Return what a configuration tells the capture.
 
     Args:
         dsn: the database, in place of the one that the configuration names.
+        on_kafka: the log is on Kafka.
 
     Raises:
         DeclarationError: it has something that cannot be run here; with all of it.
@@ -75,7 +80,7 @@ def options_of(configuration: Configuration, *, dsn: str | None = None) -> Captu
     """
     if dsn is not None:
         configuration = _elsewhere(configuration)
-    check(configuration)
+    check(configuration, on_kafka=on_kafka)
     makes = configuration.get("publication.autocreate.mode").lower() != "disabled"
     return CaptureOptions(
         name=configuration.get("name") or configuration.get("topic.prefix"),
@@ -88,7 +93,41 @@ def options_of(configuration: Configuration, *, dsn: str | None = None) -> Captu
         snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
+        events=tuple(_events(configuration)),
     )
+
+
+def _events(configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """Yield the properties that say how events are written, as their writer takes them."""
+    for line in explain(configuration):
+        name = line.name
+        wanted = line.meaning.written or name in ("transforms", "value.converter.schemas.enable")
+        if not wanted or name not in configuration.properties or name in configuration.provided or is_secret(name):
+            continue
+        value = configuration.get(name)
+        known = find(name)
+        if known is not None and known.kind in (Kind.WORD, Kind.WORDS, Kind.BOOLEAN):
+            value = value.lower()
+        if known is not None and known.kind is Kind.REGEXES:
+            value = _in_python(name, value)
+        yield name, value
+    names = listed(configuration.get("transforms"))
+    for name, chosen in zip(names, transform_classes(configuration), strict=True):
+        yield f"transforms.{name}.type", chosen
+
+
+def _in_python(name: str, value: str) -> str:
+    """Return a list of expressions as the writer of events takes it.
+
+    Raises:
+        DeclarationError: one has a comma, which parts them there.
+    """
+    found = expressions(value)
+    if any("," in expression for expression in found):
+        raise DeclarationError(
+            f"{name}: an expression with a comma cannot be used here", advice="Write a{1,2} as aa?, and so on."
+        )
+    return ",".join(found)
 
 
 def patient_of(configuration: Configuration, dsn: str = "") -> Patient:

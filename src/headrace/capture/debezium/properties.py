@@ -28,14 +28,23 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a property, or one value of it, does here."""
+    """What a property, or one value of it, does here.
+
+    Attributes:
+        written: it changes how Debezium's events are written from a log, and nothing of what is in the log.
+    """
 
     state: State
     text: str
+    written: bool = False
 
 
 def done(text: str) -> Meaning:
     return Meaning(State.DONE, text)
+
+
+def written(text: str) -> Meaning:
+    return Meaning(State.DONE, f"In the events of «topics cat --format debezium-json»: {text}", written=True)
 
 
 def harmless(text: str) -> Meaning:

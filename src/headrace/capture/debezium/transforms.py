@@ -17,6 +17,7 @@ from headrace.capture.debezium.properties import (
     harmless,
     not_yet,
     refused,
+    written,
 )
 
 _KAFKA = "org.apache.kafka.connect.transforms"
@@ -76,24 +77,25 @@ _HEADERS = not_yet("Headers are those of the log's format.")
 _SHAPE = not_yet("A row has its table's columns.")
 _OUTBOX = not_yet("An outbox is captured like every other table.")
 _PARTITIONS = not_yet("Rows go to partitions by their key.")
-_METADATA = not_yet("Flattened rows have their columns, and op, position and time beside them.")
 
 _FLATTEN = Component(
     (f"{_DEBEZIUM}.ExtractNewRecordState",),
-    done("Rows are flat in the log; on a Kafka log the messages are json in place of json+envelope."),
+    done(
+        "Rows are flat in the log; on a Kafka log the messages are json in place of json+envelope, and the events of "
+        "«topics cat --format debezium-json» are flat."
+    ),
     (
         Property(
             "delete.tombstone.handling.mode",
             Kind.WORD,
             "tombstone",
-            not_yet("A delete's message is a tombstone; the log itself keeps the row that was deleted."),
-            {"tombstone": done("On a Kafka log a delete is a tombstone; the log itself keeps the deleted row.")},
+            written("deletes so. On a Kafka log a delete is a tombstone; the log itself keeps the deleted row."),
             allowed=("drop", "tombstone", "rewrite", "rewrite-with-tombstone", "delete-to-tombstone"),
         ),
-        Property("add.fields", Kind.LIST, None, _METADATA),
-        Property("add.fields.prefix", Kind.TEXT, "__", harmless("It concerns add.fields.")),
-        Property("add.headers", Kind.LIST, None, _METADATA),
-        Property("add.headers.prefix", Kind.TEXT, "__", harmless("It concerns add.headers.")),
+        Property("add.fields", Kind.LIST, None, written("these stand behind the columns.")),
+        Property("add.fields.prefix", Kind.TEXT, "__", written("it stands before their names.")),
+        Property("add.headers", Kind.LIST, None, written("these are headers.")),
+        Property("add.headers.prefix", Kind.TEXT, "__", written("it stands before their names.")),
         Property("route.by.field", Kind.TEXT, None, _ROUTES),
         Property("drop.fields.header.name", Kind.TEXT, None, _SHAPE),
         Property("drop.fields.from.key", Kind.BOOLEAN, "false", _SHAPE),
@@ -102,8 +104,7 @@ _FLATTEN = Component(
             "replace.null.with.default",
             Kind.BOOLEAN,
             "true",
-            done("NULL stays NULL."),
-            {"true": not_yet("NULL stays NULL, also in a column with a default; say false.")},
+            written("a NULL that is copied is the column's default, unless it is false. In the log NULL is NULL."),
         ),
         Property(
             "drop.tombstones",
