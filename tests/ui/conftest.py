@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from headrace.demos.fish.play import Options, play
+from headrace.formats.topic_formats import codec_for
+from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
+from headrace.log.kafka_view import KafkaView
 from headrace.serve.keys import KeyFile
 from headrace.serve.server import Server, open_keys, open_socket
 from headrace.serve.settings import ServeSettings
@@ -158,3 +161,17 @@ def dashboard_of(log: Path, *, keys: KeyFile | None = None, port: int = 0, **opt
             server.stop()
     finally:
         held.close()
+
+
+@contextlib.contextmanager
+def cluster_dashboard(where: str) -> Iterator[str]:
+    """Serve a dashboard of a cluster, or of one log on it, as `headrace ui` does; gives its address."""
+    settings = ServeSettings(port=0)
+    with KafkaView(KafkaLocation.parse(where), codec=codec_for()) as view:
+        pages = Dashboard(Subject(view, where, where), settings, None)
+        server = Server(pages, settings, listening=open_socket(settings), ending=pages.end)
+        server.start()
+        try:
+            yield f"{server.url}/ui"
+        finally:
+            server.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -11,13 +10,17 @@ from urllib.parse import urlencode
 import pytest
 
 import headrace as hr
+from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
+from headrace.log.kafka import KafkaLog
+from headrace.log.topic_metadata import STATUS
 from headrace.registry.requests import read_requests
 from headrace.registry.versions import VersionList
 from headrace.serve.keys import KeyFile
 from headrace.serve.settings import ServeSettings
+from headrace.testing import KafkaBroker
 from tests.serve.client import Client
-from tests.ui.conftest import dashboard_of
+from tests.ui.conftest import cluster_dashboard, dashboard_of
 
 
 @pytest.fixture
@@ -96,14 +99,19 @@ def test_going_back_and_resetting_need_the_scope_admin(own_log: Path, tmp_path: 
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[hr.App]:
-    app = hr.App("line", log=str(tmp_path / "line.headrace"))
+def running(tmp_path: Path) -> hr.App:
+    return declared("line", str(tmp_path / "line.headrace"))
+
+
+def declared(name: str, log: str) -> hr.App:
+    app = hr.App(name, log=log)
     line = app.model("line", hr.LinearRegression(), features=["x"], target="y")
-    truth = app.topic("truth", append=True)
-    predicted = line.predict(app.topic("points", append=True)).to("answers")
-    graded = predicted.grade(truth, on="id", within="1 h", metric=hr.metrics.absolute_error).to("graded")
+    of = "" if name == "line" else f"{name}."
+    truth = app.topic(f"{of}truth", append=True)
+    predicted = line.predict(app.topic(f"{of}points", append=True)).to(f"{of}answers")
+    graded = predicted.grade(truth, on="id", within="1 h", metric=hr.metrics.absolute_error).to(f"{of}graded")
     line.retrain(rows=graded.last(10))
-    yield app
+    return app
 
 
 def test_a_pipeline_that_runs_is_asked_and_its_answer_shown(running: hr.App) -> None:
@@ -118,6 +126,38 @@ def test_a_pipeline_that_runs_is_asked_and_its_answer_shown(running: hr.App) -> 
         assert "from version 1" in post(client, "line/rollback", version="1")
         assert "a log has one writer" in post(client, "line/reset")
         client.close()
+
+
+def test_models_on_a_cluster_are_changed_where_that_ends_no_run(broker: KafkaBroker, topic_prefix: str) -> None:
+    where = f"kafka://{broker.bootstrap}"
+    with (
+        declared(topic_prefix, where).start(serve=ServeSettings(port=0)) as started,
+        cluster_dashboard(f"{where}/{topic_prefix}") as elsewhere,
+    ):
+        started.append(f"{topic_prefix}.points", [{"id": n, "x": float(n)} for n in range(4)])
+        started.append(f"{topic_prefix}.truth", [{"id": n, "y": 2.0 * n} for n in range(4)])
+        started.wait()
+        assert started.server is not None
+        client, other = Client(started.server.url), Client(elsewhere.removesuffix("/ui"))
+        # Beside the pipeline it is asked; from another process nothing is written while it runs.
+        assert "trained: version 2, on 4 rows" in post(client, "line/retrain")
+        assert "Version 2 of line: good." in post(client, "line/tag", version="2", tag="good")
+        assert "no version «9»" in post(client, "line/tag", version="9", tag="good")
+        assert "from version 1" in post(client, "line/rollback", version="1")
+        assert "would end it" in post(client, "line/reset") and "would end it" in post(other, "line/retrain")
+        client.close()
+        started.stop()
+        # Stopped, it says so, and the log is written to, or keeps the wish.
+        assert "Version 1 of line: old." in post(other, "line/tag", version="1", tag="old")
+        assert "line is trained anew when its pipeline starts." in post(other, "line/retrain")
+        assert "line begins anew, as version 4, when its pipeline starts." in post(other, "line/reset")
+        log = KafkaLog(KafkaLocation.parse(f"{where}/{topic_prefix}"), writer=True)
+        with log.transaction() as txn:
+            txn.delete(STATUS, topic_prefix)
+        log.close()
+        assert "whether the pipeline runs is not known" in post(other, "line/tag", version="1", tag="older")
+        assert "Version 1 of line: old, older." in post(other, "line/tag", version="1", tag="older", stopped="yes")
+        other.close()
 
 
 def test_a_training_shows_itself_on_an_open_page(page: Any, running: hr.App) -> None:

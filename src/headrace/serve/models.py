@@ -148,6 +148,9 @@ class Snapshot(Protocol):
         ...
 
 
+Change = Literal["retrain", "promote", "tag", "rollback"]
+
+
 @dataclass(frozen=True, slots=True)
 class AtLeast:
     """A bound: how far a model must have learned; one of the two is set.
@@ -239,6 +242,22 @@ class Models(Protocol):
         Raises:
             Busy: it is being trained.
             HeadraceError: it cannot be.
+        """
+        ...
+
+    def change(
+        self, model: str, action: Change, timeout: float, *, by: str, version: str, tag: str, delete: bool
+    ) -> dict[str, Any]:
+        """Have the pipeline change a model as a person asks; returns what came of it, once that is durable.
+
+        Args:
+            action: ``retrain``, ``promote``, ``tag`` or ``rollback``.
+            by: who asks.
+            version, tag, delete: of a rollback, and of a tag.
+
+        Raises:
+            LogLocked: the pipeline runs in another process.
+            HeadraceError: it cannot be done, or was not in time.
         """
         ...
 

@@ -11,10 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from headrace.errors import HeadraceError, LogError, LogLocked
+from headrace.formats.topic_formats import codec_for
+from headrace.inspect.health import read_status
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
+from headrace.log.kafka import KafkaLog
 from headrace.registry.requests import Request, whoami
-from headrace.replay.model_changes import TRAINING_SECONDS, change, reset
+from headrace.replay.model_changes import REQUEST_SECONDS, TRAINING_SECONDS, change, reset
 from headrace.ui.guard import need
 from headrace.ui.site import Name, Site
 
@@ -54,30 +57,73 @@ def _done(site: Site, model: str, action: str, values: dict[str, str], by: str) 
     log = site.subject.log_of_model(model)
     if log is None:
         raise LogError(f"there is no model «{model}»")
-    path = file_of(log)
-    if action == "retrain" and path is None and site.models is not None:
-        return site.models.train(model, TRAINING_SECONDS)
-    if path is None:
-        raise LogLocked(
-            "a page does not write to a log on a cluster: that would stop the pipeline that writes it, if one runs",
-            advice="While it runs: running.rollback(…) in Python. While it is stopped: headrace models … --stopped.",
-        )
-    where = str(path)
+    request = _request(model, action, values, by)
+    if isinstance(log, KafkaLog):
+        done = _by_its_pipeline(site, log, action, request)
+        if done is not None:
+            return done
+        _refuse_running(log, model, action, sure="stopped" in values)
+    where = log.location.url if isinstance(log, KafkaLog) else str(file_of(log))
 
     def writing() -> contextlib.AbstractContextManager[Log]:
-        return contextlib.closing(open_log(where, writer=True))
+        return contextlib.closing(open_log(where, writer=True, codec=codec_for()))
 
-    if action == "reset":
+    if request is None:
         with writing() as held:
             relearn = values.get("from", "earliest") == "earliest"
             return {"version": reset(held, model, relearn=relearn, by=by)}
+    return change(where, writing, request, stopped=True)
+
+
+def _request(model: str, action: str, values: dict[str, str], by: str) -> Request | None:
+    """Return what a pipeline is asked for; None where it is to be stopped for that."""
     number = values.get("version", "0")
     if action == "tag":
-        return change(where, writing, Request("tag", model, number, by, values.get("tag", ""), "delete" in values))
+        return Request("tag", model, number, by, values.get("tag", ""), "delete" in values)
     if action == "rollback":
-        return change(where, writing, Request("rollback", model, number, by))
-    wish = Request("retrain" if action == "retrain" else "promote", model, 0, by)
-    return change(where, writing, wish)
+        return Request("rollback", model, number, by)
+    return None if action == "reset" else Request("retrain" if action == "retrain" else "promote", model, 0, by)
+
+
+def _by_its_pipeline(site: Site, log: KafkaLog, action: str, request: Request | None) -> dict[str, Any] | None:
+    """Have the pipeline of this process do it; None where it runs in another one, or not at all."""
+    if site.models is None or site.subject.view is not None:
+        return None
+    if request is None:
+        return None  # it runs, and says so
+    timeout = TRAINING_SECONDS if action in ("retrain", "promote") else REQUEST_SECONDS
+    version, tag = str(request.version), request.tag
+    try:
+        return site.models.change(
+            request.model, request.action, timeout, by=request.by, version=version, tag=tag, delete=request.delete
+        )
+    except LogLocked:
+        return None
+
+
+def _refuse_running(log: KafkaLog, model: str, action: str, *, sure: bool) -> None:
+    """Refuse to write to the log of a pipeline that runs, or may: a log on a cluster has one writer.
+
+    Args:
+        sure: whether somebody says that it does not run.
+
+    Raises:
+        LogLocked: it says that it does, or says nothing.
+    """
+    status, command = read_status(log), f"headrace models {action} {model} --log {log.location.url}"
+    if status.runs:
+        advice = f"Stop it, and ask again on headrace ui, or: {command}."
+        if action != "reset":
+            advice = "Do it on the page beside it (headrace run FILE --ui, headrace serve FILE), or stop it first."
+        raise LogLocked(
+            f"the pipeline runs ({status.where}), and what is written to its log would end it", advice=advice
+        )
+    if not (status.stopped or status.failed or sure):
+        heard = f"it was not heard of for {status.age:.0f} s" if status.silent else "its log does not say"
+        raise LogLocked(
+            f"whether the pipeline runs is not known ({heard}); what is written to its log would end it",
+            advice="If it does not run, say so above, and ask again.",
+        )
 
 
 def said(model: str, action: str, result: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ from headrace.registry.models import Progress
 from headrace.registry.requests import FOLDER, Request, ask, whoami
 from headrace.registry.versions import VersionList
 from headrace.replay.follower import Follower
-from headrace.serve.models import TAKES_OVER, ComponentHealth, Gauge
+from headrace.serve.models import TAKES_OVER, Change, ComponentHealth, Gauge
 from headrace.step.state import State
 
 logger = logging.getLogger("headrace")
@@ -163,6 +163,12 @@ class Replica(ModelProvider):
         if folder is None:
             raise LogError("only a pipeline whose log is a file can be asked from another process")
         return folder
+
+    def change(
+        self, model: str, action: Change, timeout: float, *, by: str, version: str, tag: str, delete: bool
+    ) -> dict[str, Any]:
+        """Refuse to change a model: this process only follows."""
+        raise LogLocked(f"«{model}» is changed by the process that runs its pipeline, and this one follows it")
 
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
         """Hand predictions that were made over to the process that writes the log."""

@@ -25,16 +25,17 @@ from headrace.engines.local.serving.served_rows import FOLDER, ServedRowsReceive
 from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher, describe
 from headrace.engines.local.sink_runner import SinkStatus
 from headrace.engines.local.tasks import TaskRunner
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, WaitTimeout
 from headrace.learn.state import load_state as load_values
 from headrace.log import file_of
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.position import Position
+from headrace.registry.requests import Request
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state
-from headrace.serve.models import AtLeast, Busy, ComponentHealth, Description, Gauge, NoModel
+from headrace.serve.models import AtLeast, Busy, Change, ComponentHealth, Description, Gauge, NoModel
 from headrace.serve.parameters import Endpoint
 from headrace.step.model_version import ModelVersion, Vocabulary
 
@@ -224,6 +225,18 @@ class LocalModels(ModelProvider):
         assert self.running is not None
         with self._train_alone(model):
             return self.running.retrain(model, timeout=timeout)
+
+    def change(
+        self, model: str, action: Change, timeout: float, *, by: str, version: str, tag: str, delete: bool
+    ) -> dict[str, Any]:
+        """Change a model as a person asks."""
+        assert self.running is not None
+        wanted = self.running.engine.request(Request(action, model, version, by, tag, delete))
+        if not wanted.done.wait(timeout):
+            raise WaitTimeout(f"the {action} of «{model}» was not recorded within {timeout:g} s, and stays asked for")
+        if wanted.error is not None:
+            raise wanted.error
+        return wanted.result
 
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
         """Append predictions that were made to a topic."""
