@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 from headrace.capture.postgres import checks
 from headrace.capture.postgres.checks import Heartbeat, KeptWal, OpenTransaction
 from headrace.capture.postgres.client import Replication, Server
-from headrace.capture.postgres.doctor import Facts, Patient, diagnose, examine, read_facts, repair, statements
+from headrace.capture.postgres.doctor import Examination, Facts, diagnose, examine, read_facts, repair, statements
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import SourceRefused
 from headrace.findings import Finding, Severity
@@ -35,8 +35,8 @@ class Planted:
     """Something wrong: statements that plant it (``ROLE`` is a login of the test's own), and what is to be found.
 
     Attributes:
-        options: of the patient.
-        as_role: the patient's connection is the role's.
+        options: of the examination.
+        as_role: the examination's connection is the role's.
         sql: what a repairing statement has in it; "" where there is none.
         mends: the statements take it away.
     """
@@ -194,12 +194,12 @@ def of(found: Sequence[Finding], check: str, says: str = "") -> list[Finding]:
     return [finding for finding in found if finding.check == check and says in finding.message + finding.ways]
 
 
-def patient_of(database: Database, planted: Planted) -> Patient:
+def examination_of(database: Database, planted: Planted) -> Examination:
     dsn = database.dsn.replace("postgres@", f"{database.name}@") if planted.as_role else database.dsn
     options = dict(planted.options)
     if "slot" in options:
         options["slot"] = options["slot"].replace("DB", database.name)
-    return Patient(Server(dsn), **options)
+    return Examination(Server(dsn), **options)
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -211,15 +211,15 @@ def test_planted(database: Database, name: str) -> None:
             .replace("TO ROLE", f"TO {database.name}")
             .replace("DB", database.name)
         )
-    patient = patient_of(database, planted)
-    found = of(examine(patient), planted.check, planted.says)
+    examination = examination_of(database, planted)
+    found = of(examine(examination), planted.check, planted.says)
     assert [finding.severity for finding in found] == [planted.severity], found
     assert planted.sql in " ".join(found[0].sql)
     assert bool(found[0].sql) == bool(planted.sql)
     if planted.sql and planted.mends:
         for statement in found[0].sql:
             database.execute(statement)
-        assert not of(examine(patient), planted.check, planted.says)
+        assert not of(examine(examination), planted.check, planted.says)
 
 
 def test_nothing_is_wrong(database: Database) -> None:
@@ -227,7 +227,7 @@ def test_nothing_is_wrong(database: Database) -> None:
     database.server.execute("SELECT pg_reload_conf()")
     try:
         # Slots are of the whole server, and other tests have some.
-        wait_until(lambda: {finding.check for finding in examine(Patient(Server(database.dsn)))} <= {"slot_idle"})
+        wait_until(lambda: {finding.check for finding in examine(Examination(Server(database.dsn)))} <= {"slot_idle"})
     finally:
         database.server.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
         database.server.execute("SELECT pg_reload_conf()")
@@ -241,7 +241,7 @@ def test_a_start_says_the_same(database: Database) -> None:
         ("ALTER TABLE t ADD __op int", "ALTER TABLE t DROP __op"),
     ):
         database.execute(plant)
-        (found,) = [finding for finding in examine(Patient(Server(database.dsn))) if finding.severity is ERROR]
+        (found,) = [finding for finding in examine(Examination(Server(database.dsn))) if finding.severity is ERROR]
         with pytest.raises(SourceRefused) as refused:
             PostgresSource(database.dsn, app="x", prefix="x", tables=[".*"]).check(MemoryLog())
         assert (refused.value.message, refused.value.advice) == (found.message, found.ways)
@@ -251,25 +251,25 @@ def test_a_start_says_the_same(database: Database) -> None:
 def test_repair_runs_what_is_safe(database: Database) -> None:
     database.execute("CREATE TABLE bare (id int)")
     database.execute("ALTER TABLE t SET UNLOGGED")
-    patient = Patient(Server(database.dsn.replace("postgres@", f"{database.name}@")))
-    found = examine(patient)
+    examination = Examination(Server(database.dsn.replace("postgres@", f"{database.name}@")))
+    found = examine(examination)
     assert not [statement for statement in statements(found) if "LOGGED" in statement or "DROP" in statement.upper()]
-    done = dict(repair(patient.server, found))
+    done = dict(repair(examination.server, found))
     assert "must be owner" in done['ALTER TABLE "public"."bare" REPLICA IDENTITY FULL;']
     assert not any(dict(repair(Server(database.dsn), found)).values())
-    left = examine(patient)
+    left = examine(examination)
     assert not of(left, "select")
     assert of(left, "unlogged")
 
 
 def test_no_password_is_shown(database: Database) -> None:
     port = free_port()
-    (found,) = examine(Patient(Server(f"postgresql://me:geheim@127.0.0.1:{port}/shop")))
+    (found,) = examine(Examination(Server(f"postgresql://me:geheim@127.0.0.1:{port}/shop")))
     assert found.check == "connection"
     assert f"127.0.0.1:{port}/shop" in found.message
-    (tls,) = examine(Patient(Server(f"{database.server.tcp_dsn}?sslmode=require&password=geheim")))
+    (tls,) = examine(Examination(Server(f"{database.server.tcp_dsn}?sslmode=require&password=geheim")))
     assert tls.check == "ssl"
-    (unknown,) = examine(Patient(Server(database.server.tcp_dsn.replace("postgres@", "nobody:geheim@"))))
+    (unknown,) = examine(Examination(Server(database.server.tcp_dsn.replace("postgres@", "nobody:geheim@"))))
     assert (unknown.check, unknown.severity) == ("connection", ERROR)
     assert "geheim" not in f"{found}{tls}{unknown}"
 
@@ -280,16 +280,18 @@ def test_a_log_that_cannot_go_on(database: Database) -> None:
     source.check(log)
     source.start(log)
     source.stop()
-    patient = Patient(Server(database.dsn), slot=source.declared.slot, log=log, source=database.name)
-    assert not of(examine(patient), "log")
+    examination = Examination(Server(database.dsn), slot=source.declared.slot, log=log, source=database.name)
+    assert not of(examine(examination), "log")
     database.execute(f"DROP PUBLICATION {source.declared.publication}")
-    assert "is gone" in of(examine(patient), "log")[0].message
+    assert "is gone" in of(examine(examination), "log")[0].message
     wait_until(
-        lambda: not database.execute("SELECT 1 FROM pg_replication_slots WHERE active AND slot_name = %s", patient.slot)
+        lambda: (
+            not database.execute("SELECT 1 FROM pg_replication_slots WHERE active AND slot_name = %s", examination.slot)
+        )
     )
     database.drop_slots()
-    (gone,) = of(examine(patient), "log")
-    assert patient.slot in gone.message
+    (gone,) = of(examine(examination), "log")
+    assert examination.slot in gone.message
     assert gone.advice
 
 
@@ -306,7 +308,7 @@ def test_a_narrow_server(tmp_path: Path) -> None:
             narrow.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", name)
         with contextlib.closing(Replication.open(Server(narrow.dsn))) as replication:
             replication.command("IDENTIFY_SYSTEM")
-            found = examine(Patient(Server(narrow.dsn)))
+            found = examine(Examination(Server(narrow.dsn)))
         assert "max_replication_slots" in of(found, "replication_slots")[0].advice
         assert "max_wal_senders = 11" in of(found, "wal_senders")[0].sql[0]
         assert of(found, "max_slot_wal_keep_size", "1.0 MB")
@@ -314,10 +316,10 @@ def test_a_narrow_server(tmp_path: Path) -> None:
         for _ in range(4):
             narrow.execute("INSERT INTO t SELECT max(id) + 1 FROM (SELECT id FROM t UNION SELECT 0)")
             narrow.execute("SELECT pg_switch_wal()")
-        found = examine(Patient(Server(narrow.dsn), slot="one"))
+        found = examine(Examination(Server(narrow.dsn), slot="one"))
         assert of(found, "slot_unreserved") or of(found, "slot_lost")
         narrow.execute("CHECKPOINT")
-        found = examine(Patient(Server(narrow.dsn), slot="one", place="x.headrace"))
+        found = examine(Examination(Server(narrow.dsn), slot="one", place="x.headrace"))
         assert [finding.severity for finding in of(found, "slot_lost")] == [ERROR, WARNING]
         assert "headrace capture resync --log x.headrace" in of(found, "slot_lost")[0].advice
         for name in ("one", "two"):
@@ -326,7 +328,7 @@ def test_a_narrow_server(tmp_path: Path) -> None:
         narrow.settings["wal_level"] = "replica"
         (narrow.data / "standby.signal").touch()
         narrow.start()
-        found = examine(Patient(Server(narrow.dsn)))
+        found = examine(Examination(Server(narrow.dsn)))
         assert of(found, "standby")
         assert of(found, "wal_level")[0].sql == ("ALTER SYSTEM SET wal_level = logical;",)
         with pytest.raises(SourceRefused, match="is a standby"):
@@ -340,11 +342,11 @@ def test_debian(tmp_path: Path) -> None:
         old.execute("CREATE TABLE bare (id int, body text)")
         old.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
         old.execute("SELECT pg_create_logical_replication_slot('idle', 'pgoutput')")
-        found = examine(Patient(Server(old.dsn)))
+        found = examine(Examination(Server(old.dsn)))
         assert {finding.check for finding in found} >= {"replica_identity", "no_key", "slot_idle", "toast"}
-        assert of(examine(Patient(Server(old.dsn.replace("/postgres?", "/ascii?")))), "encoding")
+        assert of(examine(Examination(Server(old.dsn.replace("/postgres?", "/ascii?")))), "encoding")
         assert not any(dict(repair(Server(old.dsn), found)).values())
-        assert not of(examine(Patient(Server(old.dsn))), "replica_identity")
+        assert not of(examine(Examination(Server(old.dsn))), "replica_identity")
 
 
 @pytest.mark.parametrize("ignored", ["", "ignore_startup_parameters = options"])
@@ -364,8 +366,8 @@ def test_pgbouncer(server: PostgresServer, tmp_path: Path, ignored: str) -> None
         try:
             dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
             plain = f"{dsn}?connect_timeout=5"
-            wait_until(lambda: not of(examine(Patient(Server(plain))), "connection"))
-            found = of(examine(Patient(Server(plain))), "pooler")
+            wait_until(lambda: not of(examine(Examination(Server(plain))), "connection"))
+            found = of(examine(Examination(Server(plain))), "pooler")
             assert [finding.severity for finding in found] == [ERROR]
             assert "own host and port" in found[0].ways
             with pytest.raises(SourceRefused, match=r"pooler|startup parameter"):
@@ -382,15 +384,15 @@ def facts(server: PostgresServer) -> Facts:
     """The facts of a server that is in order."""
     with fresh_database(server, "facts") as database:
         database.execute("CREATE TABLE t (id int PRIMARY KEY)")
-        patient = Patient(Server(database.dsn))
-        with contextlib.closing(patient.server.sql()) as connection:
-            return replace(read_facts(connection, patient), slots=(), where="db:5432/shop")
+        examination = Examination(Server(database.dsn))
+        with contextlib.closing(examination.server.sql()) as connection:
+            return replace(read_facts(connection, examination), slots=(), where="db:5432/shop")
 
 
 def found_of(facts: Facts, check: str, **changed: Any) -> list[Finding]:
-    patient = Patient(Server("host=db dbname=shop"), slot="mine")
-    assert not of(diagnose(facts, patient), check)
-    return of(diagnose(replace(facts, **changed), patient), check)
+    examination = Examination(Server("host=db dbname=shop"), slot="mine")
+    assert not of(diagnose(facts, examination), check)
+    return of(diagnose(replace(facts, **changed), examination), check)
 
 
 def test_facts_of_other_servers(facts: Facts) -> None:
@@ -408,8 +410,8 @@ def test_facts_of_other_servers(facts: Facts) -> None:
 def test_a_reader_that_is_behind(facts: Facts, database: Database) -> None:
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", f"s_{database.name}")
     with contextlib.closing(Server(database.dsn).sql()) as connection:
-        patient = Patient(Server(database.dsn))
-        (kept,) = [kept for kept in read_facts(connection, patient).slots if kept.slot.database == database.name]
+        examination = Examination(Server(database.dsn))
+        (kept,) = [kept for kept in read_facts(connection, examination).slots if kept.slot.database == database.name]
     mine = replace(kept.slot, name="mine", active_pid=7)
     behind = KeptWal(mine, "extended", 3 << 30, 2 << 30, None, 95.0, None)
     (lag,) = found_of(facts, "slot_lag", slots=(behind,))
@@ -425,7 +427,7 @@ def test_a_reader_that_is_behind(facts: Facts, database: Database) -> None:
 def test_open_transactions_are_seen(database: Database) -> None:
     with psycopg.connect(database.dsn) as writer, contextlib.closing(Server(database.dsn).sql()) as connection:
         writer.execute("INSERT INTO t VALUES (1, 1)")
-        facts = read_facts(connection, Patient(Server(database.dsn)))
+        facts = read_facts(connection, Examination(Server(database.dsn)))
         assert [each.sql for each in facts.transactions] == [f"SELECT pg_terminate_backend({writer.info.backend_pid});"]
         assert not checks.transactions(facts.transactions, "here")
         writer.rollback()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
 import headrace as hr
+from headrace.inspect.health import Sample, read_history
 from headrace.log import open_log
 from headrace.serve.settings import ServeSettings
 from headrace.ui.database_findings import DatabaseFindings
 from headrace.ui.read.health import retention_of
+from headrace.ui.read.history import history_of, recorded
 from headrace.ui.stream import Hub
 from tests.databases import Database
 from tests.serve.client import Client
@@ -90,4 +94,28 @@ def test_databases_that_are_away_hold_up_no_page(app: hr.App, database: Database
     found = wait_until(lambda: databases.found)
     assert "is gone" in next(finding for finding in found[""] if finding.check == "log").message
     assert databases.of({"": log}, "points.headrace") is found, "they are not asked again at once"
+    log.close()
+
+
+def test_the_hour_before_somebody_looked(app: hr.App, database: Database, tmp_path: Path) -> None:
+    """Strips begin before the page was opened: as the pipeline has said beside its log, else by the log's rows."""
+    path = tmp_path / "points.headrace"
+    app.run(until="caught-up")
+    earlier = [Sample(time.time() - 60 + 5 * step, 2.0, 9.0, 1.0, 1) for step in range(4)]
+    too_early = Sample(time.time() - 7200, 2.0, 9.0, 1.0, 1)
+    path.with_name("points.headrace.history").write_text(json.dumps([too_early, *earlier]))  # of a run that was killed
+    with app.start(ui=ServeSettings(port=0)) as running:
+        running.wait(60)
+        database.execute("INSERT INTO points SELECT i, i FROM generate_series(100, 140) i")
+        running.wait(60)
+        log = open_log(str(path), writer=False)
+        said = wait_until(lambda: len(read := read_history(log)) > len(earlier) and read)
+        assert said[: len(earlier)] == earlier
+        client = Client(running.page.removesuffix("/ui/"))
+        assert "From a commit in the database to its prediction" in client.get("/ui/health").body.decode()
+        client.close()
+    assert not read_history(log), "it goes when the pipeline ends"
+    found = history_of(log)
+    assert found and found == recorded(log)
+    assert all(0 <= sample.p50_ms <= sample.p99_ms < 60_000 and sample.rounds_s for sample in found)
     log.close()

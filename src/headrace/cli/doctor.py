@@ -16,17 +16,17 @@ from rich.console import Console
 from rich.text import Text
 
 from headrace.capture.debezium.configuration import read_configuration
-from headrace.capture.debezium.options import patient_of as configured
+from headrace.capture.debezium.options import examination_of as configured
 from headrace.capture.postgres import doctor as database
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.doctor import APPLICATION, Patient
+from headrace.capture.postgres.doctor import APPLICATION, Examination
 from headrace.capture.postgres.slot_binding import derived_name, known_sources
 from headrace.cli.arguments import JsonOption, load_app, looking
 from headrace.cli.ascii import spelled
 from headrace.cli.console import print_table, report, talk
 from headrace.errors import DeclarationError
 from headrace.findings import ORDER, Finding, Severity, worst_first
-from headrace.inspect.doctor import database_findings, log_findings, patient_of, source_of
+from headrace.inspect.doctor import database_findings, examination_of, log_findings, source_of
 from headrace.inspect.messages import to_json
 from headrace.log.base import Log
 from headrace.log.kafka_view import KafkaView
@@ -82,8 +82,8 @@ def doctor(
     fixed: list[dict[str, Any]] = []
     if fix and database.statements(found):
         _confirm(found, yes=yes)
-        with _subjects(options) as (_, patients):
-            fixed = [about for patient in patients for about in _repaired(patient, found, fix_as)]
+        with _subjects(options) as (_, examinations):
+            fixed = [about for examination in examinations for about in _repaired(examination, found, fix_as)]
         found = _examined(options)
     _show(found, fixed, as_json=as_json, fix=fix)
     raise typer.Exit(int(any(finding.severity is Severity.ERROR for finding in found)))
@@ -98,14 +98,14 @@ class _Options:
     slot: str
     publication: str
 
-    def named(self, patient: Patient) -> Patient:
-        """Return a patient as the options say, where they say it."""
+    def named(self, examination: Examination) -> Examination:
+        """Return a examination as the options say, where they say it."""
         return replace(
-            patient,
-            patterns=self.tables or patient.patterns,
-            slot=self.slot or patient.slot,
-            publication=self.publication or patient.publication,
-            own_publication=not self.publication and patient.own_publication,
+            examination,
+            patterns=self.tables or examination.patterns,
+            slot=self.slot or examination.slot,
+            publication=self.publication or examination.publication,
+            own_publication=not self.publication and examination.own_publication,
         )
 
 
@@ -131,14 +131,14 @@ def _check(options: _Options) -> None:
 
 def _examined(options: _Options) -> list[Finding]:
     """Return what is found of all that the options name, the worst first."""
-    with _subjects(options) as (logs, patients):
+    with _subjects(options) as (logs, examinations):
         found = [
             replace(finding, where=place, advice=_about(finding.advice, place))
             for place, log in logs.items()
             for finding in log_findings(log)
         ]
         if options.where or options.config:
-            found += [finding for patient in patients for finding in database.examine(patient)]
+            found += [finding for examination in examinations for finding in database.examine(examination)]
         else:
             found += [finding for place, log in logs.items() for finding in database_findings(log, place)]
     return worst_first(found)
@@ -150,14 +150,14 @@ def _about(advice: str, place: str) -> str:
 
 
 @contextmanager
-def _subjects(options: _Options) -> Iterator[tuple[dict[str, Log], list[Patient]]]:
+def _subjects(options: _Options) -> Iterator[tuple[dict[str, Log], list[Examination]]]:
     """Open what is to be looked at: logs by their places, and databases."""
     _check(options)
     app = load_app(options.where) if options.where and _is_file(options.where) else None
     place = options.log or (app.log if app is not None and Path(app.log).exists() else None)
     with ExitStack() as stack:
         logs = _logs(stack.enter_context(looking(place)), place) if place else {}
-        yield logs, [options.named(patient) for patient in _patients(options, app, logs)]
+        yield logs, [options.named(examination) for examination in _examinations(options, app, logs)]
 
 
 def _logs(held: Log | KafkaView, place: str) -> dict[str, Log]:
@@ -178,30 +178,30 @@ class _Source(NamedTuple):
     place: str
 
 
-def _patients(options: _Options, app: App | None, logs: Mapping[str, Log]) -> Iterator[Patient]:
+def _examinations(options: _Options, app: App | None, logs: Mapping[str, Log]) -> Iterator[Examination]:
     """Yield the databases that are meant: of a file, a configuration, a connection string, or those of the logs."""
     if app is not None:
         yield from _declared(app, logs)
     elif options.config is not None:
-        patient = configured(read_configuration(options.config), options.where or "")
-        for source in _sources(logs, patient.server):
-            patient = replace(patient, snapshot=False, log=source.log, source=source.name, place=source.place)
-        yield patient
+        examination = configured(read_configuration(options.config), options.where or "")
+        for source in _sources(logs, examination.server):
+            examination = replace(examination, snapshot=False, log=source.log, source=source.name, place=source.place)
+        yield examination
     elif options.where:
         server = Server(options.where, APPLICATION)
-        captured = [patient_of(*source, options.where) for source in _sources(logs, server)]
-        yield captured[0] or Patient(server) if captured else Patient(server)
+        captured = [examination_of(*source, options.where) for source in _sources(logs, server)]
+        yield captured[0] or Examination(server) if captured else Examination(server)
     else:
         named = [_Source(log, name, place) for place, log in logs.items() for name in known_sources(log)]
-        yield from (found for source in named if (found := patient_of(*source)) is not None)
+        yield from (found for source in named if (found := examination_of(*source)) is not None)
 
 
-def _declared(app: App, logs: Mapping[str, Log]) -> Iterator[Patient]:
+def _declared(app: App, logs: Mapping[str, Log]) -> Iterator[Examination]:
     """Yield the databases that a pipeline's file declares, with its log where that has captured them."""
     plan = app.plan()
     for source in plan.sources:
         derived = derived_name(plan.app, source.prefix)
-        patient = Patient(
+        examination = Examination(
             Server(source.dsn, APPLICATION),
             source.tables,
             source.slot or derived,
@@ -212,8 +212,8 @@ def _declared(app: App, logs: Mapping[str, Log]) -> Iterator[Patient]:
         )
         for place, log in logs.items():
             if source.prefix in known_sources(log):
-                patient = replace(patient, snapshot=False, log=log, source=source.prefix, place=place)
-        yield patient
+                examination = replace(examination, snapshot=False, log=log, source=source.prefix, place=place)
+        yield examination
 
 
 def _sources(logs: Mapping[str, Log], server: Server) -> list[_Source]:
@@ -236,10 +236,10 @@ def _confirm(found: Sequence[Finding], *, yes: bool) -> None:
         typer.confirm("Run?", abort=True, err=True)
 
 
-def _repaired(patient: Patient, found: Sequence[Finding], fix_as: str | None) -> Iterator[dict[str, Any]]:
+def _repaired(examination: Examination, found: Sequence[Finding], fix_as: str | None) -> Iterator[dict[str, Any]]:
     """Repair one database; yield what was run, and why it failed."""
-    own = [finding for finding in found if finding.where == str(patient.server)]
-    server = Server(fix_as, APPLICATION) if fix_as else patient.server
+    own = [finding for finding in found if finding.where == str(examination.server)]
+    server = Server(fix_as, APPLICATION) if fix_as else examination.server
     for statement, failure in database.repair(server, own):
         report(f"failed: {statement}\n  {failure}" if failure else f"done: {statement}")
         yield {"sql": statement, "error": failure or None}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from headrace.capture.postgres import doctor
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.doctor import Patient
+from headrace.capture.postgres.doctor import Examination
 from headrace.capture.postgres.slot_binding import known_sources
 from headrace.findings import Finding, Severity
 from headrace.inspect.health import SILENT_SECONDS, Status, read_status
@@ -142,15 +142,15 @@ def database_findings(log: Log, place: str) -> list[Finding]:
 
 
 def _of_database(log: Log, name: str, place: str) -> list[Finding]:
-    patient = patient_of(log, name, place)
-    if patient is None:
+    examination = examination_of(log, name, place)
+    if examination is None:
         said = f"the log does not say where the database of source «{name}» is"
         advice = "headrace doctor DSN --log LOG asks it; or set PGHOST."
         return [Finding("address", Severity.NOTE, said, advice=advice, where=place)]
-    return [_without_login(finding) for finding in doctor.examine(patient)]
+    return [_without_login(finding) for finding in doctor.examine(examination)]
 
 
-def patient_of(log: Log, name: str, place: str, dsn: str = "") -> Patient | None:
+def examination_of(log: Log, name: str, place: str, dsn: str = "") -> Examination | None:
     """Return the database of a log's source; None where nobody says where it is.
 
     Args:
@@ -159,7 +159,7 @@ def patient_of(log: Log, name: str, place: str, dsn: str = "") -> Patient | None
     given = dsn or doctor.address_of(log, name)
     if not given and any(os.environ.get(variable) for variable in ENVIRONMENT):
         given = f"dbname={known_sources(log)[name].identity.database}"
-    return doctor.patient_of(log, name, given, place) if given else None
+    return doctor.examination_of(log, name, given, place) if given else None
 
 
 def _without_login(finding: Finding) -> Finding:

@@ -1,7 +1,8 @@
 """What a running pipeline says of itself, about once a second, for the processes that look at its log.
 
-Beside a file it is ``<log>.health``, which goes when the pipeline ends in good order. On a cluster it is a record of
-the log, `headrace.log.topic_metadata.STATUS` APP, which goes with rounds that commit; its last says how it has ended.
+Beside a file it is ``<log>.health``, which goes when the pipeline ends in good order, and ``<log>.history`` with it,
+where figures of the last hour are. On a cluster it is a record of the log, `headrace.log.topic_metadata.STATUS` APP,
+which goes with rounds that commit; its last says how it has ended.
 
 ==================  ================================================================================================
 field               holds
@@ -21,7 +22,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.log import file_of
 from headrace.log.base import Log
@@ -29,6 +30,7 @@ from headrace.log.topic_metadata import STATUS
 from headrace.serve.models import ComponentHealth
 
 FILE = ".health"
+HISTORY = ".history"
 SILENT_SECONDS = 5.0
 # A pipeline on a cluster that has said nothing for so long has committed nothing since.
 QUIET_SECONDS = 2.5
@@ -70,6 +72,29 @@ class Status:
     def runs(self) -> bool:
         """Return whether a pipeline says that it runs, and said so just now."""
         return bool(self.parts) and not self.silent and not self.failed
+
+
+class Sample(NamedTuple):
+    """Figures of a pipeline at one time; None where none runs."""
+
+    ts: float
+    p50_ms: float | None
+    p99_ms: float | None
+    rounds_s: float | None
+    memory: int | None
+
+
+def read_history(log: Log) -> list[Sample]:
+    """Read what the pipeline of another process has said of itself in the last hour, a sample every 5 s.
+
+    Returns:
+        Nothing where no pipeline runs, and of a log that is no file.
+    """
+    path = file_of(log, HISTORY)
+    try:
+        return [] if path is None else [Sample(*sample) for sample in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def read_status(log: Log) -> Status:

@@ -166,7 +166,7 @@ def _make(path: Path) -> None:
     # Among them a WAL whose log was removed by hand: SQLite would replay it into the new one. And how far groups had
     # read the rows of that log (`headrace.dataset.groups`).
     groups = (".groups", ".groups-wal", ".groups-shm")
-    for leftover in (".new", ".new-journal", ".new-wal", ".new-shm", "-wal", "-shm", ".health", *groups):
+    for leftover in (".new", ".new-journal", ".new-wal", ".new-shm", "-wal", "-shm", ".health", ".history", *groups):
         path.with_name(path.name + leftover).unlink(missing_ok=True)
     new = path.with_name(path.name + ".new")
     connection = _connect(new, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)

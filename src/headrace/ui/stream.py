@@ -22,6 +22,7 @@ import fastapi
 
 from headrace.errors import HeadraceError
 from headrace.event_log import event
+from headrace.inspect.health import Sample
 from headrace.log.base import Log
 from headrace.ui.read.pipeline import Numbers, graph_of, look
 from headrace.ui.subject import PIPELINE
@@ -35,16 +36,6 @@ QUERIES = 4
 HISTORY = 600
 T = TypeVar("T")
 logger = logging.getLogger("headrace")
-
-
-class Sample(NamedTuple):
-    """Figures of a pipeline at one time; None where none runs."""
-
-    ts: float
-    p50_ms: float | None
-    p99_ms: float | None
-    rounds_s: float | None
-    memory: int | None
 
 
 class Seen(NamedTuple):

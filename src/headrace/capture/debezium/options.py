@@ -13,7 +13,7 @@ from headrace.capture.debezium.expressions import expressions
 from headrace.capture.debezium.properties import Kind, listed
 from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.doctor import APPLICATION, Patient
+from headrace.capture.postgres.doctor import APPLICATION, Examination
 from headrace.capture.postgres.slot_binding import derived_name
 from headrace.errors import DeclarationError
 
@@ -130,7 +130,7 @@ def _in_python(name: str, value: str) -> str:
     return ",".join(found)
 
 
-def patient_of(configuration: Configuration, dsn: str = "") -> Patient:
+def examination_of(configuration: Configuration, dsn: str = "") -> Examination:
     """Return what the doctor is to look at; of a configuration that cannot be run here, too.
 
     Args:
@@ -147,7 +147,7 @@ def patient_of(configuration: Configuration, dsn: str = "") -> Patient:
     derived = derived_name(configuration.get("name") or prefix, prefix)
     makes = configuration.get("publication.autocreate.mode").lower() != "disabled"
     interval = configuration.get("heartbeat.interval.ms", "0")
-    return Patient(
+    return Examination(
         Server(dsn or dsn_of(configuration), APPLICATION),
         tables_of(configuration),
         configuration.get("slot.name") or derived,

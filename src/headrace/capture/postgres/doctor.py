@@ -23,7 +23,7 @@ LOCAL = frozenset({"localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class Examination:
     """A database to be looked at, and what is captured of it, as far as that is known.
 
     Attributes:
@@ -91,12 +91,12 @@ class Facts:
         return None if kept < 0 else kept * checks.MB
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine(examination: Examination) -> list[Finding]:
     """Look at a database; return what was found, the worst first in each of its parts.
 
     A server that cannot be reached is a finding, too. Nothing is changed.
     """
-    server = replace(patient.server, application=APPLICATION)
+    server = replace(examination.server, application=APPLICATION)
     found: list[Finding] = []
     with _refused(found, "connection"), contextlib.closing(server.sql()) as connection:
         facts = None
@@ -104,16 +104,16 @@ def examine(patient: Patient) -> list[Finding]:
             if not catalog.pooled(connection):
                 # Somebody may hold a table, and the doctor need not wait for it.
                 connection.execute("SET lock_timeout = '10s'")
-            facts = read_facts(connection, patient)
-        found += diagnose(facts, patient)
+            facts = read_facts(connection, examination)
+        found += diagnose(facts, examination)
         if not any(finding.check in ("wal_senders", "replication", "standby", "pooler") for finding in found):
             with _refused(found, "replication_connection"):
                 with contextlib.closing(Replication.open(server)) as replication:
                     identity = startup.identify(replication)
-                if patient.log is not None:
+                if examination.log is not None:
                     with server.translated("a catalog query"):
-                        found += _of_log(connection, patient, patient.log, identity)
-    return [replace(finding, where=str(patient.server)) for finding in found]
+                        found += _of_log(connection, examination, examination.log, identity)
+    return [replace(finding, where=str(examination.server)) for finding in found]
 
 
 def repair(server: Server, found: Sequence[Finding]) -> Iterator[tuple[str, str]]:
@@ -160,7 +160,7 @@ _SAID = {
 # --- from facts to findings ---
 
 
-def diagnose(facts: Facts, patient: Patient) -> list[Finding]:
+def diagnose(facts: Facts, examination: Examination) -> list[Finding]:
     """Return what is found of facts."""
     where, settings = facts.where, facts.settings
     return [
@@ -170,10 +170,10 @@ def diagnose(facts: Facts, patient: Patient) -> list[Finding]:
         *checks.wal_level(settings["wal_level"], where),
         *checks.output_plugin(settings.get("output_plugin_libraries"), where),
         *checks.replication_right(facts.role, where),
-        *_of_room(facts, patient),
-        *_of_tables(facts, patient),
-        *_of_publications(facts, patient),
-        *_of_slots(facts, patient),
+        *_of_room(facts, examination),
+        *_of_tables(facts, examination),
+        *_of_publications(facts, examination),
+        *_of_slots(facts, examination),
         *checks.wal_limit(facts.limit, where),
         *checks.idle_timeout(int(settings.get("idle_replication_slot_timeout", 0)), where),
         *checks.transactions(facts.transactions, where),
@@ -182,9 +182,9 @@ def diagnose(facts: Facts, patient: Patient) -> list[Finding]:
     ]
 
 
-def _of_room(facts: Facts, patient: Patient) -> list[Finding]:
+def _of_room(facts: Facts, examination: Examination) -> list[Finding]:
     """Find what is full: slots where one is to be made, walsenders where none reads yet."""
-    own = next((kept.slot for kept in facts.slots if kept.slot.name == patient.slot), None)
+    own = next((kept.slot for kept in facts.slots if kept.slot.name == examination.slot), None)
     found = []
     if own is None:
         most = int(facts.settings["max_replication_slots"])
@@ -194,87 +194,87 @@ def _of_room(facts: Facts, patient: Patient) -> list[Finding]:
     return found
 
 
-def _of_tables(facts: Facts, patient: Patient) -> list[Finding]:
+def _of_tables(facts: Facts, examination: Examination) -> list[Finding]:
     where, tables = facts.where, facts.tables
     if not tables:
-        return checks.nothing_matches(facts.existing, patient.patterns or (".*",), where)
+        return checks.nothing_matches(facts.existing, examination.patterns or (".*",), where)
     found = [finding for table in tables for finding in checks.kind(table, where)]
     captured = [table for table in tables if not checks.kind(table, where)]
     found += [finding for table in captured for finding in checks.columns(table)]
-    if patient.snapshot:
+    if examination.snapshot:
         found += checks.reading(facts.role, captured, where)
-    if not patient.failing_updates:
+    if not examination.failing_updates:
         found += checks.updates(captured, facts.failing, facts.indexes, where)
     found += checks.keys(captured, facts.indexes, where)
     found += checks.wide_values(captured, facts.wide, where)
     return found
 
 
-def _of_publications(facts: Facts, patient: Patient) -> list[Finding]:
+def _of_publications(facts: Facts, examination: Examination) -> list[Finding]:
     where = facts.where
     captured = [table for table in facts.tables if not checks.kind(table, where)]
-    named = facts.publications.get(patient.publication)
+    named = facts.publications.get(examination.publication)
     found = []
-    if patient.publication and (named is not None or not patient.own_publication):
-        found += checks.publication(named, patient.publication, captured, where)
+    if examination.publication and (named is not None or not examination.own_publication):
+        found += checks.publication(named, examination.publication, captured, where)
     elif not any(known.tables.keys() >= {table.oid for table in captured} for known in facts.publications.values()):
-        name = patient.publication or f"{slot_binding.OURS}{facts.role.database}"
+        name = examination.publication or f"{slot_binding.OURS}{facts.role.database}"
         found += checks.publishing(facts.role, captured, name, where)
     if named is not None:
         found += checks.publication_parts(named, captured, where)
-    found += checks.heartbeat(patient.heartbeat, facts.beaten, named, facts.role, where)
-    told = {table.oid for table in captured if not patient.failing_updates}
+    found += checks.heartbeat(examination.heartbeat, facts.beaten, named, facts.role, where)
+    told = {table.oid for table in captured if not examination.failing_updates}
     others = [table for table in facts.existing if table.oid not in told]
     for known in facts.publications.values():
         found += checks.published_updates(known, others, facts.failing, facts.indexes, where)
     return found
 
 
-def _of_slots(facts: Facts, patient: Patient) -> list[Finding]:
+def _of_slots(facts: Facts, examination: Examination) -> list[Finding]:
     found: list[Finding] = []
-    resync = f"headrace capture resync --log {patient.place or 'PATH'}"
+    resync = f"headrace capture resync --log {examination.place or 'PATH'}"
     for kept in facts.slots:
-        own = kept.slot.name == patient.slot
+        own = kept.slot.name == examination.slot
         if own:
             with _refused(found, "slot"):
                 slot_binding.check_foreign(kept.slot, facts.role.database)
-        wanted = own or (not patient.slot and kept.slot.database == facts.role.database)
+        wanted = own or (not examination.slot and kept.slot.database == facts.role.database)
         found += checks.slot(kept, own=own, wanted=wanted, limit=facts.limit, resync=resync, where=facts.where)
     return found
 
 
-def _of_log(connection: SqlConnection, patient: Patient, log: Log, identity: Identity) -> list[Finding]:
+def _of_log(connection: SqlConnection, examination: Examination, log: Log, identity: Identity) -> list[Finding]:
     """Find why a log cannot go on from its slot: as a start would refuse it."""
     found: list[Finding] = []
     with _refused(found, "log"):
         try:
-            slot_binding.check_whole(log, patient.source)
-            record = SourceRecord.load(log, patient.source)
+            slot_binding.check_whole(log, examination.source)
+            record = SourceRecord.load(log, examination.source)
             if record is None:
                 return found
             slot_binding.check_identity(record, identity)
             slot_binding.check_slot(record, catalog.replication_slot(connection, record.slot))
             slot_binding.check_position(record, catalog.insert_lsn(connection))
-            began = Began.load(log, patient.source)
+            began = Began.load(log, examination.source)
             if began is not None:
-                drift.check(began, drift.look_again(connection, began), own=patient.own_publication)
+                drift.check(began, drift.look_again(connection, began), own=examination.own_publication)
         except slot_binding.Stranded as error:
-            error.at(patient.place)
+            error.at(examination.place)
             raise
     return found
 
 
-# --- patients ---
+# --- examinations ---
 
 
-def patient_of(log: Log, name: str, dsn: str, place: str) -> Patient:
+def examination_of(log: Log, name: str, dsn: str, place: str) -> Examination:
     """Return the database of a log's source.
 
     Args:
         dsn: the connection string; the log keeps none with a password.
     """
     record = slot_binding.known_sources(log)[name]
-    return Patient(
+    return Examination(
         Server(dsn, APPLICATION),
         tuple(f"(?-i:{re.escape(table)})" for table in record.tables),  # patterns take any case
         record.slot,
@@ -339,15 +339,15 @@ WHERE c.oid = to_regclass(%s)
 """
 
 
-def read_facts(connection: SqlConnection, patient: Patient) -> Facts:
+def read_facts(connection: SqlConnection, examination: Examination) -> Facts:
     """Read what there is to know. Nothing is changed, and no table is read."""
     standby, encoding, used = connection.execute(_SERVER).fetchone() or (False, "", 0)
     existing = catalog.all_tables(connection)
     oids = [table.oid for table in existing]
-    chosen = catalog.matching(existing, patient.patterns) if patient.patterns else existing
+    chosen = catalog.matching(existing, examination.patterns) if examination.patterns else existing
     host = connection.info.host or ""
     return Facts(
-        where=str(patient.server),
+        where=str(examination.server),
         version=connection.info.server_version,
         settings=catalog.settings(connection, *_SETTINGS),
         role=catalog.role(connection),
@@ -365,7 +365,7 @@ def read_facts(connection: SqlConnection, patient: Patient) -> Facts:
         publications=_publications(connection),
         slots=tuple(_slots(connection)),
         transactions=tuple(OpenTransaction(*row) for row in connection.execute(_TRANSACTIONS.encode())),
-        beaten=_beaten(connection, patient.heartbeat, existing),
+        beaten=_beaten(connection, examination.heartbeat, existing),
     )
 
 

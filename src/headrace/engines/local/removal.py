@@ -21,7 +21,7 @@ from headrace.plan.sinks import SinkPlan
 from headrace.units import bytes_text
 
 # The files of a log, behind its name; see `headrace.log.layout` and `headrace.serve.settings`.
-_FILES = ("", "-wal", "-shm", ".lock", ".keys", ".health", ".groups", ".groups-wal", ".groups-shm")
+_FILES = ("", "-wal", "-shm", ".lock", ".keys", ".health", ".history", ".groups", ".groups-wal", ".groups-shm")
 
 
 def _nothing() -> None:

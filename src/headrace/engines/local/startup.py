@@ -24,7 +24,7 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.pool import ProcessPool
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import HealthWriter, StartReport, StatusRecord, StatusReport
+from headrace.engines.local.serving.health import HealthWriter, HistoryWriter, StartReport, StatusRecord, StatusReport
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, registered_columns, topic_sources
@@ -35,7 +35,7 @@ from headrace.engines.workers import Workers
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, codec_for
-from headrace.inspect.health import FILE
+from headrace.inspect.health import FILE, HISTORY, read_history
 from headrace.kafka.settings import KafkaLocation
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
@@ -211,13 +211,13 @@ def _warn_of_untrained(plan: Plan, log: Log) -> None:
 
 def _tell_health(running: Running) -> None:
     """Let processes that follow the log know how its pipeline is."""
-    path, engine = file_of(running.log, FILE), running.engine
+    path, history, engine = file_of(running.log, FILE), file_of(running.log, HISTORY), running.engine
     if path is None and not isinstance(running.log, KafkaLog):
         return
     report = StatusReport(engine, lambda: list(running.sinks.values()))
     running.closing.append(report.close)
-    if path is not None:
-        told = HealthWriter(path, report)
+    if path is not None and history is not None:
+        told = HealthWriter(path, report, HistoryWriter(history, read_history(running.log)))
         engine.each_round.append(told.write)
         running.closing.append(told.remove)
     else:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import fastapi
 from starlette.responses import Response
 
+from headrace.inspect.health import Sample
 from headrace.log.base import Log
 from headrace.ui.database_findings import DatabaseFindings
 from headrace.ui.guard import BASE
 from headrace.ui.read.health import health_of
+from headrace.ui.read.history import history_of, joined
 from headrace.ui.read.travel import Stop, stops_of
 from headrace.ui.site import Site
-from headrace.ui.stream import Sample
 from headrace.ui.subject import PIPELINE
 
 KEPT_SECONDS = 2.0
+HISTORY_SECONDS = 10.0
 
 
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
-    stops, databases = _Stops(), DatabaseFindings()
+    stops, databases, histories = _Stops(), DatabaseFindings(), _Histories()
 
     def page(request: fastapi.Request, at: str, template: str) -> Response:
         logs = site.subject.logs()
@@ -33,7 +36,7 @@ def router(site: Site) -> fastapi.APIRouter:
         found = {name: health_of(log) for name, log in logs.items()}
         live = moment is None or moment.live
         asked = databases.of(logs, site.subject.location) if live else {}
-        charts = _charts(list(site.hub.history.get(PIPELINE.get(), ())))
+        charts = _charts(histories.of(first, site.hub.history.get(PIPELINE.get(), ()))) if first is not None else []
         return site.page(request, template, at=moment, found=found, asked=asked, charts=charts)
 
     @routes.get("/health")
@@ -80,8 +83,23 @@ class _Stops:
         return found
 
 
+@dataclass(slots=True)
+class _Histories:
+    """The last hour of logs, kept for a while: a page that moves asks every two seconds."""
+
+    _log: Log | None = None
+    _at: float = 0.0
+    _found: list[Sample] = field(default_factory=list)
+
+    def of(self, log: Log, watched: Iterable[Sample]) -> list[Sample]:
+        """Return it; what was seen while somebody watched as it is now, what was before as `HISTORY_SECONDS` ago."""
+        if log is not self._log or time.monotonic() - self._at > HISTORY_SECONDS:
+            self._log, self._at, self._found = log, time.monotonic(), history_of(log)
+        return joined(self._found, watched)
+
+
 def _charts(history: list[Sample]) -> list[dict[str, Any]]:
-    """Return the strips of the last minutes; none before somebody has watched for some seconds."""
+    """Return the strips of the last hour; none of a pipeline that has just begun."""
     if len(history) < 3:
         return []
     times = [sample.ts for sample in history]

@@ -12,14 +12,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.engines.local.sink_runner import SinkStatus
 from headrace.errors import HeadraceError
-from headrace.inspect.health import Status
+from headrace.inspect.health import Sample, Status
 from headrace.log.base import Transaction
 from headrace.log.kafka import KafkaTransaction
 from headrace.log.topic_metadata import STATUS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
 
 WRITE_SECONDS = 1.0
+HISTORY_SECONDS, HISTORY_SAMPLES = 5.0, 720
 IDLE_SECONDS = 10.0
 LAG_SECONDS = 3.0
 
@@ -201,37 +203,69 @@ class StartReport:
         thread.join()
 
 
-class HealthWriter:
-    """Writes `status_of` beside a log. Called by the engine's thread, in each round."""
+class HistoryWriter:
+    """Writes figures of the last hour beside a log, every `HISTORY_SECONDS`.
 
-    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+    Args:
+        kept: those of before: a pipeline that was killed goes on with them.
+    """
+
+    def __init__(self, path: Path, kept: Sequence[Sample] = ()) -> None:
+        self._path = path
+        begin = time.time() - HISTORY_SAMPLES * HISTORY_SECONDS
+        self._samples = deque((sample for sample in kept if sample.ts > begin), maxlen=HISTORY_SAMPLES)
+
+    def add(self, figures: Mapping[str, Any]) -> None:
+        """Take the figures of a `Status`, where it is time."""
+        ts = time.time()
+        if not self._samples or ts - self._samples[-1].ts >= HISTORY_SECONDS:
+            self._samples.append(Sample(ts, *(figures.get(name) for name in Sample._fields[1:])))
+            _replace(self._path, list(self._samples))
+
+    def remove(self) -> None:
+        """Take it away: the pipeline has ended in good order."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+class HealthWriter:
+    """Writes a `Status` beside a log. Called by one thread, often.
+
+    Args:
+        history: is given its figures, too.
+    """
+
+    def __init__(self, path: Path, status: Callable[[], Status], history: HistoryWriter | None = None) -> None:
         self._path = path
         self._status = status
+        self._history = history
         self._written_at = -WRITE_SECONDS
-        self._lock = threading.Lock()
-        self._removed = False
 
     def write(self) -> None:
         """Write it, at most once a second. A disk that takes nothing is no reason to stop."""
         now = time.monotonic()
         if now - self._written_at < WRITE_SECONDS:
             return
-        with self._lock:
-            if not self._removed:
-                self._write(now)
-
-    def _write(self, now: float) -> None:
         self._written_at = now
-        draft = self._path.with_name(f"{self._path.name}.draft")
-        with contextlib.suppress(OSError):
-            draft.write_text(json.dumps(_said(self._status())))
-            draft.replace(self._path)
+        status = self._status()
+        _replace(self._path, _said(status))
+        if self._history is not None:
+            self._history.add(status.figures)
 
     def remove(self) -> None:
-        """Take it away, for good: the pipeline ends in good order, though the engine's thread may still run."""
-        with self._lock, contextlib.suppress(OSError):
-            self._removed = True
+        """Take it away: the pipeline has ended in good order."""
+        if self._history is not None:
+            self._history.remove()
+        with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: Any) -> None:
+    """Write JSON in the place of a file, all of it or nothing."""
+    draft = path.with_name(f"{path.name}.draft")
+    with contextlib.suppress(OSError):
+        draft.write_text(json.dumps(content))
+        draft.replace(path)
 
 
 def _said(status: Status) -> dict[str, Any]:
