@@ -197,7 +197,12 @@ def test_explain_lists_every_property() -> None:
 
 @pytest.mark.parametrize("form", ["envelope", "flat_rewrite"])
 @pytest.mark.parametrize(
-    "name", ["01_basic_crud", "05_numeric_string", "41_transactions_metadata", "50_filters_key_columns"]
+    "name",
+    [
+        "01_basic_crud",
+        "50_filters_key_columns",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("05_numeric_string", "41_transactions_metadata")),
+    ],
 )
 def test_a_configurations_events_are_debeziums(name: str, form: str, server: PostgresServer, tmp_path: Path) -> None:
     """What changes how events are written is in the file alone; the log remembers it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.pipeline.app import App
 
+_NO_COMMAND = re.compile("-|.*[=/]").match  # an option, or a connection string; what else there is was misspelt
+
 
 class _Group(typer.core.TyperGroup):
     """Commands of which one needs not be named: what is no command is an argument or an option of it."""
@@ -33,7 +36,7 @@ class _Group(typer.core.TyperGroup):
     # The context's class is Click's, or that which Typer brings along, by its version.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the command's word in front where it was left out."""
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names and _NO_COMMAND(args[0]):
             args = [self.unnamed, *args]
         return super().parse_args(ctx, args)
 

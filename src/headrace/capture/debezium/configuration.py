@@ -21,7 +21,7 @@ MASK = "********"
 
 # As Debezium itself masks (`Configuration.PASSWORD_PATTERN`), and what else is called so.
 _SECRET = re.compile(
-    r".*(secret|password|passwd|passphrase|token|apikey|api\.key|jaas\.config|user\.info|credentials|private\.key)$",
+    r".*(secret|password|passwd|passphrase|token|apikey|api\.key|jaas\.config|user\.info|credentials(\.json)?|connection\.?string|private\.key)$",
     re.IGNORECASE,
 )
 _USER_INFO = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+(?=@)")

@@ -404,7 +404,12 @@ EVENTS = (
         "false",
         written("the topic of transactions, and transaction in each event. The id is the commit's LSN, twice."),
     ),
-    Property("transaction.metadata.factory", Kind.CLASS, None, _JAVA),
+    Property(
+        "transaction.metadata.factory",
+        Kind.CLASS,
+        "io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory",
+        _JAVA,
+    ),
     Property("message.prefix.include.list", Kind.REGEXES, None, not_yet("pg_logical_emit_message is not captured.")),
     Property(
         "message.prefix.exclude.list",
@@ -434,7 +439,12 @@ EVENTS = (
         not_yet("Names of columns are not changed."),
         allowed=("none", "avro", "avro_unicode"),
     ),
-    Property("sourceinfo.struct.maker", Kind.CLASS, None, _JAVA),
+    Property(
+        "sourceinfo.struct.maker",
+        Kind.CLASS,
+        "io.debezium.connector.postgresql.PostgresSourceInfoStructMaker",
+        _JAVA,
+    ),
     Property("converters", Kind.LIST, None, refused("Custom converters are code in Java, which cannot be loaded.")),
     Property(
         "event.processing.failure.handling.mode",
@@ -558,6 +568,7 @@ SNAPSHOTS = (
     Property("snapshot.max.threads", Kind.INTEGER, "1", _THREADS, minimum=1),
     Property("snapshot.max.threads.multiplier", Kind.INTEGER, "1", _THREADS, minimum=1),
     Property("legacy.snapshot.max.threads", Kind.BOOLEAN, "false", _THREADS),
+    Property("internal.legacy.snapshot.max.threads", Kind.BOOLEAN, "false", _THREADS),
     Property(
         "snapshot.tables.order.by.row.count",
         Kind.WORD,
