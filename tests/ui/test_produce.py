@@ -13,12 +13,15 @@ import pytest
 
 import headrace as hr
 from headrace.batch import Batch
+from headrace.kafka.cluster import Cluster
+from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
 from headrace.serve.keys import KeyFile
+from headrace.testing import KafkaBroker
 from tests.serve.client import Client, Got, serving
 from tests.waiting import wait_until
 
-from .conftest import FORM, Opener, dashboard_of
+from .conftest import FORM, Opener, cluster_dashboard, dashboard_of
 
 COLUMNS = {
     "id": pa.array([1], pa.int32()),
@@ -155,14 +158,18 @@ def test_a_file_that_a_pipeline_writes_is_refused(path: Path) -> None:
     log.close()
 
 
-def shapes(log: Path) -> hr.App:
-    """A model that tells a drawing's side: much ink above, or below."""
-    app = hr.App("shapes", log=log)
-    drawn = app.topic("drawn", append=True)
+def shapes(log: Path | str, name: str = "shapes", before: str = "") -> hr.App:
+    """A model that tells a drawing's side: much ink above, or below.
+
+    Args:
+        before: the beginning of its topics' names.
+    """
+    app = hr.App(name, log=log)
+    drawn = app.topic(f"{before}drawn", append=True)
     model = app.model("ink", hr.LinearRegression(), features=[hr.image("pixels", shape=(6, 6))], target="ink")
-    model.learn(app.topic("taught", append=True), every=20)
-    model.predict(drawn).to("guessed")
-    app.topic("other", append=True)
+    model.learn(app.topic(f"{before}taught", append=True), every=20)
+    model.predict(drawn).to(f"{before}guessed")
+    app.topic(f"{before}other", append=True)
     return app
 
 
@@ -184,20 +191,61 @@ def test_without_a_pipeline_it_says_so(tmp_path: Path) -> None:
         client.close()
 
 
+def draw(page: Any, address: str) -> None:
+    """Draw a line, append it, and wait for the prediction beside it."""
+    page.goto(address)
+    box = page.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 180, box["y"] + 180, steps=5)
+    page.mouse.up()
+    page.locator(".fields button.primary").click()
+    page.locator("#outcome .answer").wait_for()
+
+
+@pytest.mark.slow
+def test_a_drawing_and_a_row_are_predicted_on_a_cluster(opener: Opener, broker: KafkaBroker, topic_prefix: str) -> None:
+    """Beside the pipeline, into a topic of its own; on the cluster's dashboard, into one that it reads."""
+    where, before = f"kafka://{broker.bootstrap}", f"{topic_prefix}."
+    app = shapes(where, topic_prefix, before)
+    line = app.model("line", hr.LinearRegression(), features=["x"], target="y")
+    Cluster(KafkaLocation.parse(where)).create(f"{before}points", partitions=3, config={})
+    points = app.topic(f"{before}points")
+    line.learn(points)
+    line.predict(points).to(f"{before}answers")
+    with serving(app) as (running, client), cluster_dashboard(where) as cluster:
+        blocks = np.random.default_rng(1).integers(0, 255, (40, 36), np.uint8)
+        taught = [{"pixels": block.tobytes(), "ink": float(block.sum() / 255)} for block in blocks]
+        running.append(f"{before}taught", taught)
+        running.append(f"{before}drawn", [{"pixels": bytes(36)}])
+        page = opener()
+        draw(page, f"{client.url}/ui/topics/{before}drawn/produce")
+        assert page.locator("#outcome a", has_text=f"{before}guessed 1").count() == 1
+        # The cluster's dashboard, on the topic's own page: JSON first, then the form that its rows make.
+        page.goto(f"{cluster}/topics/{before}points/produce")
+        page.locator("#json").fill('{"x": 1.0, "y": 2.0}\n{"x": 2.0, "y": 4.0}\n{"x": 3.0, "y": 6.0}')
+        page.get_by_role("button", name="Append").first.click()
+        page.locator("#outcome .prediction").wait_for()
+        page.goto(f"{cluster}/topics/{before}points/produce?pipeline={topic_prefix}")
+        page.get_by_label("x", exact=False).first.fill("5")
+        page.locator(".fields button.primary").click()
+        page.locator("#outcome .answer", has_text="10").wait_for()
+        page.locator("#outcome .prediction a").click()
+        page.get_by_role("heading", name=f"{before}answers").wait_for()
+        # And into the same topic beside the pipeline, which has offsets of its own for it.
+        text = post(client, f"{before}points", token="t", json='{"x": 6.0}').body.decode()
+        found = client.get(re.search(r'hx-get="([^"]+)"', text)[1].replace("&amp;", "&")).body.decode()  # type: ignore[index]
+        assert '<p class="answer">12' in found
+        page.goto("about:blank")
+
+
 def test_a_drawing_is_predicted_beside_it(opener: Opener, tmp_path: Path) -> None:
     with serving(shapes(tmp_path / "shapes.headrace")) as (running, client):
         blocks = np.random.default_rng(1).integers(0, 255, (40, 36), np.uint8)
         running.append("taught", [{"pixels": block.tobytes(), "ink": float(block.sum() / 255)} for block in blocks])
         running.append("drawn", [{"pixels": bytes(36)}])
         page = opener()
-        page.goto(f"{client.url}/ui/topics/drawn/produce")
-        box = page.locator("canvas").bounding_box()
-        page.mouse.move(box["x"] + 40, box["y"] + 40)
-        page.mouse.down()
-        page.mouse.move(box["x"] + 180, box["y"] + 180, steps=5)
-        page.mouse.up()
-        page.locator(".fields button.primary").click()
-        page.locator("#outcome .answer").wait_for()
+        draw(page, f"{client.url}/ui/topics/drawn/produce")
         assert "1 row appended" in page.locator("#outcome").text_content()
         drawn = rows(tmp_path / "shapes.headrace", "drawn")
         assert len(drawn) == 2 and sum(drawn[1]["pixels"]) > 255

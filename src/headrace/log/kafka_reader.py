@@ -259,6 +259,10 @@ class Loader:
             entries.append(_entry(cached.stored, next(loaded) if records is None else records))
         return entries
 
+    def messages(self, stored: IndexEntry) -> list[Any]:
+        """Return an entry's messages, in the order of its rows."""
+        return in_order(stored, self._fetcher.fetch([span.of(stored.topic) for span in stored.ranges]))
+
     def staged(self, span: TopicRange, form: int) -> pa.RecordBatch:
         """Return rows that wait for their publication."""
         messages = self._fetcher.fetch([span])[0]

@@ -24,11 +24,13 @@ from headrace.formats.json_columns import ROW, Column
 from headrace.formats.topic_formats import COLUMNS, Decision, codec_for
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log.base import Log, walk
+from headrace.log.kafka import KafkaLog
 from headrace.plain_values import rows
 from headrace.plan.plan import INTERNAL
 from headrace.produce.files import Decided
 from headrace.produce.inputs import Input
 from headrace.produce.producer import Appender, EventColumns, Throttle, append_all, open_for
+from headrace.ui.read.produced import message_of
 from headrace.ui.site import Site
 
 SECONDS = 30.0
@@ -44,11 +46,14 @@ class Appended:
     Attributes:
         rows: those that are new; ``there``: those that were there already.
         first: offset from which on the new ones are found; None where there are none.
+        message: partition and offset of the first one's message, as ``PARTITION:OFFSET``, where pipelines that read the
+            topic number its rows themselves; "" where they do not.
     """
 
     rows: int
     there: int
     first: int | None
+    message: str = ""
 
 
 @dataclass(slots=True)
@@ -116,7 +121,9 @@ def append(site: Site, topic: str, given: GivenRows, token: str, *, key: Sequenc
             source = Input(given.file, column=appender.column)
             append_all(source, appender, Throttle(), None, _Quiet())
         figures = appender.figures()
-    return Appended(figures["rows"], there, figures["first_offset"])
+        first = figures["first_offset"]
+        message = message_of(held, topic, first) if first is not None and isinstance(held, KafkaLog) else ""
+    return Appended(figures["rows"], there, first, message)
 
 
 def _through_pipeline(site: Site, topic: str, given: GivenRows, token: str, key: Sequence[str], end: int) -> Appended:

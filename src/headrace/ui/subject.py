@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from headrace.errors import LogError
 from headrace.inspect.health import Status, read_status
 from headrace.log.base import Log
-from headrace.log.kafka_view import KafkaView, message_time
+from headrace.log.kafka_view import PRODUCERS, KafkaView, message_time
 from headrace.registry.models import read_model
 from headrace.ui.read.moment import Moment, moment_at, moment_since
 
@@ -87,6 +87,14 @@ class Subject:
         """Return the log that a topic belongs to; None where others write it."""
         view = self.view
         return view.owner(topic) if view is not None else self.log
+
+    def readers(self, topic: str) -> list[Log]:
+        """Return the logs of pipelines that have rows of a topic, whoever writes it; where one was chosen, its log."""
+        view = self.view
+        if view is None or view.location.name or PIPELINE.get():
+            return list(self.logs().values())
+        names = [name for name in view.readers(topic) if not name.startswith(PRODUCERS)]
+        return [view.opened(name) for name in names[:TOGETHER]]
 
     def log_of_model(self, model: str) -> Log | None:
         """Return the log that a model is in."""

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import parse_qs
 
 import fastapi
@@ -17,14 +18,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from headrace.errors import DeclarationError, FormatError, HeadraceError
+from headrace.inspect.health import read_status
+from headrace.log.kafka import KafkaLog
 from headrace.ui.appending import Appended, GivenRows, append, row_of_texts
 from headrace.ui.guard import need
-from headrace.ui.read.produced import Form, form_of, predicted_topics, predictions_of
+from headrace.ui.read.moment import now
+from headrace.ui.read.produced import Form, form_of, predicted_topics, predictions_of, row_of_message
 from headrace.ui.read.relations import Found
 from headrace.ui.site import Name, Site
 
 SCOPE = "produce"
 WAIT_SECONDS = 30.0
+FIRST_SECONDS = 3.0
 LARGEST_FILE = 1 << 30
 LARGEST_FORM = 16 << 20
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".pq", ".gz", ".bz2", ".zst")
@@ -60,16 +65,24 @@ def router(site: Site) -> fastapi.APIRouter:
             return await _outcome(site, request, topic, lambda: append(site, topic, given, token, key=key))
 
     @routes.get("/topics/{topic}/{offset:int}/predicted")
-    async def predicted(request: fastapi.Request, topic: Name, offset: int) -> Response:
-        outputs = await run_in_threadpool(_predicted, site, topic)
-        until = time.monotonic() + WAIT_SECONDS
+    async def predicted(
+        request: fastapi.Request,
+        topic: Name,
+        offset: int,
+        message: Annotated[str, fastapi.Query(pattern=r"^(\d{1,9}:\d{1,18})?$")] = "",
+    ) -> Response:
+        begun = time.monotonic()
         found: list[Found] = []
         runs = True
         async with site.hub.watching():
-            while len(found) < len(outputs) and not await request.is_disconnected() and not site.hub.ended:
-                found = await run_in_threadpool(lambda: predictions_of(site.subject.moment(topic, ""), topic, offset))
-                runs = site.models is not None or site.subject.status().runs
-                if len(found) == len(outputs) or not runs or time.monotonic() > until:
+            while True:
+                outputs = await run_in_threadpool(_predicted, site, topic)
+                found = await run_in_threadpool(_predictions, site, topic, offset, message)
+                runs = await run_in_threadpool(_runs, site, topic)
+                passed = time.monotonic() - begun
+                # A pipeline that has never seen a row of this topic may be about to read its first.
+                waits = passed < WAIT_SECONDS and runs if outputs else bool(message) and passed < FIRST_SECONDS
+                if len(found) == len(outputs) > 0 or not waits or site.hub.ended or await request.is_disconnected():
                     break
                 if not await site.hub.changed():
                     await asyncio.sleep(0)
@@ -81,14 +94,44 @@ def router(site: Site) -> fastapi.APIRouter:
 
 
 def _form(site: Site, topic: str) -> Form:
-    """Return the form of a topic; of one that others write it has no columns, and JSON and files are appended."""
-    if site.subject.log_of(topic) is None:
-        return Form(pa.schema([]), [], ())
-    return form_of(site.subject.moment(topic, ""), topic)
+    """Return the form of a topic, as a pipeline that reads it knows its rows.
+
+    Of one that nobody has read it has no columns, and JSON and files are appended.
+    """
+    logs = site.subject.readers(topic)
+    owner = site.subject.log_of(topic)
+    for log in [*logs, *([owner] if owner is not None else [])]:
+        form = form_of(now(log), topic)
+        if form.fields:
+            return form
+    return Form(pa.schema([]), [], ())
 
 
 def _predicted(site: Site, topic: str) -> list[str]:
-    return [] if site.subject.log_of(topic) is None else predicted_topics(site.subject.moment(topic, ""), topic)
+    return [name for log in site.subject.readers(topic) for name in predicted_topics(now(log), topic)]
+
+
+def _predictions(site: Site, topic: str, offset: int, message: str) -> list[Found]:
+    """Return the predictions of a row that are there.
+
+    Args:
+        message: which one it is, where a pipeline that reads the topic has a number of its own for it.
+    """
+    found = []
+    for log in site.subject.readers(topic):
+        row = row_of_message(log, topic, message) if message and isinstance(log, KafkaLog) else offset
+        if row is not None:
+            found += predictions_of(now(log), topic, row)
+    return found
+
+
+def _runs(site: Site, topic: str) -> bool:
+    """Return whether a pipeline that reads a topic may run."""
+    if site.models is not None:
+        return True
+    statuses = [read_status(log) for log in site.subject.readers(topic)]
+    # On a cluster one that has said nothing yet may run.
+    return any(status.runs or not (status.parts or status.stopped or site.subject.view is None) for status in statuses)
 
 
 async def form_values(request: fastapi.Request) -> dict[str, str]:

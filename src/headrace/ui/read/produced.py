@@ -11,11 +11,14 @@ import pyarrow as pa
 from headrace.arrays import Mask
 from headrace.batch import Batch, is_meta
 from headrace.log.base import newest_schema
+from headrace.log.kafka import KafkaLog
 from headrace.ui.read.images import declared_images
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.relations import Finder, Found, found_row
 
 MOST_FIELDS = 300
+MOST_MESSAGES = 10_000
+LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,33 @@ def _field(field: pa.Field, key: tuple[str, ...], shape: tuple[int, ...] | None)
         "number": pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind),
     }
     return Field(field.name, str(kind), next((name for name, fits in names.items() if fits), "text"), field.name in key)
+
+
+def message_of(log: KafkaLog, topic: str, offset: int) -> str:
+    """Return the message that a row is, as ``PARTITION:OFFSET``; "" where it is one of a great many."""
+    entry = next(log.entries_of(topic, offset), None)
+    if entry is None or entry.rows > MOST_MESSAGES:
+        return ""
+    messages = log.loader.messages(entry)
+    row = offset - entry.offset
+    return f"{messages[row].partition()}:{messages[row].offset()}" if len(messages) == entry.rows else ""
+
+
+def row_of_message(log: KafkaLog, topic: str, message: str) -> int | None:
+    """Return the row that a pipeline has made of one of the newest messages of a topic; None where there is none yet.
+
+    Args:
+        message: as `message_of` says it.
+    """
+    info = log.topics().get(topic)
+    number, offset = map(int, message.split(":"))
+    if info is None:
+        return None
+    for entry in log.entries_of(topic, max(info.first, info.end - LOOKED_AT)):
+        if any(span.partition == number and span.first <= offset <= span.last for span in entry.ranges):
+            places = [(found.partition(), found.offset()) for found in log.loader.messages(entry)]
+            return entry.offset + places.index((number, offset)) if (number, offset) in places else None
+    return None
 
 
 def predicted_topics(moment: Moment, topic: str) -> list[str]:
