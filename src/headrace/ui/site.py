@@ -82,6 +82,12 @@ class Site:
         )
         return HTMLResponse(text, status)
 
+    def part(self, template: str, **values: Any) -> str:
+        """Return a part of a page as it is now, the same for all viewers."""
+        return self._templates.get_template(template).render(
+            at_text="", link=link, kept=_kept(PIPELINE.get()), **values
+        )
+
 
 def _kept(pipeline: str) -> Markup:
     """Return what a form that is sent by GET carries along: such a form loses what its address says."""

@@ -1,4 +1,4 @@
-"""The one stream of events of a page: numbers as they move, and new rows of a topic.
+"""The one stream of events of a page: numbers as they move, parts that change with them, and new rows of a topic.
 
 A number is computed once for all viewers, by `Hub`, which looks at the log as long as somebody watches. The id of an
 event is the log's position, its newest slice (of rows their offset): a browser that comes back says the last one, and
@@ -24,6 +24,7 @@ from headrace.errors import HeadraceError
 from headrace.event_log import event
 from headrace.inspect.health import Sample
 from headrace.log.base import Log
+from headrace.ui.live_parts import LiveParts
 from headrace.ui.read.pipeline import Numbers, graph_of, look
 from headrace.ui.subject import PIPELINE
 
@@ -60,6 +61,7 @@ class Hub:
         others: gives numbers of more than these logs, for those who have chosen none.
 
     Attributes:
+        parts: of pages that are sent anew when numbers have moved.
         seen: what the last look at each choice that is watched gave. Replaced, never changed.
         queries: lets so many queries of people run at once; the others wait, and other pages have threads.
         history: figures of the last ten minutes in which somebody watched, by the choice.
@@ -73,6 +75,8 @@ class Hub:
         self._viewers: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._refreshing: asyncio.Task[None] | None = None
+        self.parts = LiveParts()
         self.seen: dict[str, Seen] = {}
         self.ended = False
         self.queries = anyio.CapacityLimiter(QUERIES)
@@ -110,9 +114,19 @@ class Hub:
             seen = {chosen: await asyncio.to_thread(self._seen, chosen, looked) for chosen in watched}
             if seen != self.seen:
                 self.seen = seen
-                waited, self._changed = self._changed, asyncio.Event()
-                waited.set()
+                self._tell()
+            if self._refreshing is None or self._refreshing.done():
+                self._refreshing = asyncio.create_task(self._refresh())
             await asyncio.sleep(max(0.05, LOOK_SECONDS - (time.monotonic() - begun)))
+
+    def _tell(self) -> None:
+        waited, self._changed = self._changed, asyncio.Event()
+        waited.set()
+
+    async def _refresh(self) -> None:
+        """Make parts of pages, however long it takes: numbers are looked at meanwhile."""
+        if await self.parts.refresh({chosen: seen.numbers for chosen, seen in self.seen.items()}):
+            self._tell()
 
     def _seen(self, chosen: str, looked: dict[str, tuple[dict[str, str], int]]) -> Seen:
         before = self.seen.get(chosen, Seen({}))
@@ -169,19 +183,25 @@ def message(kind: str, data: str, event_id: object = None) -> bytes:
     return ("\n".join(lines) + "\n\n").encode()
 
 
-async def numbers(hub: Hub, wanted: Callable[[str], bool]) -> AsyncIterator[bytes]:
-    """Yield numbers that a page shows: all of them first, then those that change.
+async def numbers(hub: Hub, wanted: Callable[[str], bool], names: Sequence[str] = ()) -> AsyncIterator[bytes]:
+    """Yield numbers that a page shows, and parts of it: all of them first, then those that change.
 
     Args:
         wanted: of the keys.
+        names: of parts.
     """
     sent: dict[str, str] = {}
+    shown: dict[str, str] = {}
     seen: Seen | None = None
     chosen = PIPELINE.get()
     quiet_at = time.monotonic()
-    async with hub.watching():
+    async with hub.parts.watching(names, chosen) as parts, hub.watching():
         yield b"retry: 1000\n\n"
         while not hub.ended:
+            for name, part in parts.items():
+                if part.text and shown.get(name) != part.text:
+                    shown[name], quiet_at = part.text, time.monotonic()
+                    yield message("part", json.dumps({"name": name, "html": part.text}))
             newest = hub.seen.get(chosen)
             if newest is None or newest is seen or not newest.numbers:
                 if not await hub.changed() and time.monotonic() - quiet_at > QUIET_SECONDS:

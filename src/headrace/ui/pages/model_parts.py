@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import fastapi
 from starlette.responses import Response
 
 from headrace.errors import HeadraceError, LogError
 from headrace.replay.explain import explain, range_text
+from headrace.ui.live_parts import LivePart, part_name
 from headrace.ui.read import models as read
 from headrace.ui.read.curves import Tables, curves_of
 from headrace.ui.read.moment import Moment
@@ -24,7 +28,11 @@ def router(site: Site) -> fastapi.APIRouter:
     def charts(request: fastapi.Request, name: Name, at: str = "", x: str = "rows") -> Response:
         moment = moment_of(site, name, at)
         curves = curves_of(tables, moment, name, time=x == "time")
-        return site.page(request, "_charts.html", at=moment, curves=curves, model_name=name, time=x == "time")
+        about: dict[str, Any] = {"curves": curves, "model_name": name, "time": x == "time"}
+        if not moment.live:
+            return site.page(request, "_charts.html", at=moment, **about)
+        pushed = part_name("charts", model=name, x=x)
+        return site.page(request, "charts_part.html", at=moment, pushed=pushed, **about)
 
     @routes.get("/models/{name}/parameters")
     def parameters(request: fastapi.Request, name: Name, at: str = "", cx: int = 0, cy: int = 1) -> Response:
@@ -56,7 +64,35 @@ def router(site: Site) -> fastapi.APIRouter:
         learned = list(range_text(found["learned"]))
         return site.page(request, "_origin.html", at=moment, origin=found, learned=learned, failed=failed)
 
+    _offer(site, tables)
     return routes
+
+
+def _offer(site: Site, tables: Tables) -> None:
+    """Let charts and scores be looked at while they move."""
+
+    def live_charts(values: Mapping[str, str]) -> LivePart:
+        name, time = values["model"], values.get("x") == "time"
+
+        def made() -> str:
+            curves = curves_of(tables, moment_of(site, name, ""), name, time=time)
+            return site.part("_charts.html", curves=curves, model_name=name, time=time)
+
+        topics = read.topics_of(moment_of(site, name, ""), name)
+        keys = [f"topic:{topic}/end" for topic in (*topics["graded"], *topics["scored"], *topics["told"])]
+        return LivePart([f"model:{name}/version", *keys], made)
+
+    def live_scores(values: Mapping[str, str]) -> LivePart:
+        name = values["model"]
+
+        def made() -> str:
+            return site.part("_scores.html", all_scores=read.scores_of(moment_of(site, name, ""), name))
+
+        topics = read.topics_of(moment_of(site, name, ""), name)
+        return LivePart([f"topic:{topic}/end" for topic in topics["scored"]], made)
+
+    site.hub.parts.offer("charts", live_charts)
+    site.hub.parts.offer("scores", live_scores)
 
 
 def moment_of(site: Site, model: str, at: str) -> Moment:

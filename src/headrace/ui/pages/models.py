@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import fastapi
 from markupsafe import Markup
 from starlette.responses import Response
 
+from headrace.ui.live_parts import LivePart, part_name
 from headrace.ui.pages.model_parts import ask_as_given, given_in, moment_of
 from headrace.ui.pictures import timeline_svg
 from headrace.ui.read import models as read
@@ -39,13 +41,20 @@ def router(site: Site) -> fastapi.APIRouter:
         asked, failed = ask_as_given(predictor, moment, name, given, version) if given else (None, "")
         about: dict[str, Any] = {"form": form, "asked": asked, "failed": failed, "version": version, "x": x}
         about |= {"model_name": name, "target": read.target_of(moment, name)}
+        about["pushed"] = {kind: part_name(kind, model=name) for kind in ("scores", "history")}
         return site.page(request, "model.html", at=moment, model=found, timeline=svg, **about)
 
-    @routes.get("/models/{name}/history")
-    def history(request: fastapi.Request, name: Name, at: str = "") -> Response:
-        moment = moment_of(site, name, at)
-        found, finder = read.model_of(moment, name)
-        return site.page(request, "_history.html", at=moment, model=found, timeline=_timeline(found, finder))
+    def live_history(values: Mapping[str, str]) -> LivePart:
+        name = values["model"]
+
+        def made() -> str:
+            found, finder = read.model_of(moment_of(site, name, ""), name)
+            return site.part("_history.html", model=found, timeline=_timeline(found, finder))
+
+        topics = read.topics_of(moment_of(site, name, ""), name)
+        return LivePart([f"model:{name}/version", *(f"topic:{topic}/end" for topic in topics["told"])], made)
+
+    site.hub.parts.offer("history", live_history)
 
     @routes.get("/models/{name}/{number}")
     def version(request: fastapi.Request, name: Name, number: str, at: str = "") -> Response:

@@ -30,6 +30,7 @@ LINES = {kind: len(lines) for kind, lines in SHOWN.items()}
 # What a page of a computer, and one of a telephone, has room for.
 WIDE, NARROW = 1220.0, 330.0
 MOST_TWICE = 80
+PART = "part:"  # a part of a page among the keys that its stream is asked for
 PIECES = re.compile(r"\{(\w+)\}")
 
 
@@ -53,8 +54,10 @@ def router(site: Site) -> fastapi.APIRouter:
 
     @routes.get("/events")
     async def events(want: str = "") -> Response:
-        prefixes = tuple(prefix for prefix in want.split("\n") if prefix) or ("",)
-        found = numbers(site.hub, lambda key: key.startswith(prefixes))
+        lines = [line for line in want.split("\n") if line]
+        names = [line.removeprefix(PART) for line in lines if line.startswith(PART)]
+        prefixes = tuple(line for line in lines if not line.startswith(PART)) or ("",)
+        found = numbers(site.hub, lambda key: key.startswith(prefixes), names)
         return StreamingResponse(found, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     return routes

@@ -14,7 +14,7 @@ from headrace.registry import models as registry
 from headrace.registry.requests import read_requests
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.version_state import newest_scores
-from headrace.ui.read.flows import ALARM, DRIFT, Flows, Node
+from headrace.ui.read.flows import ALARM, DRIFT, GRADE, WINDOW, Flows, Node, flows_of
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.relations import (
     Finder,
@@ -410,6 +410,17 @@ def _parts(flows: Flows, model: str, moment: Moment) -> list[tuple[str, list[str
 def _inputs(moment: Moment, model: str) -> list[str]:
     versions = versions_of(moment, model)
     return list(versions.fingerprint(versions.current).get("inputs", [])) if versions.current is not None else []
+
+
+def topics_of(moment: Moment, model: str) -> dict[str, list[str]]:
+    """Return the topics whose rows a model's page changes with.
+
+    They are by what is in them: ``graded`` grades and windows, ``scored`` scores, ``told`` trainings, alarms, drifts.
+    """
+    flows = flows_of(moment)
+    told = [training_topic(model), *_topics(flows, model, ALARM), *_topics(flows, model, DRIFT)]
+    graded = [*_topics(flows, model, GRADE), *_topics(flows, model, WINDOW)]
+    return {"graded": graded, "scored": [f"{model}-metrics"], "told": told}
 
 
 def _topics(flows: Flows, model: str, kind: str) -> list[str]:

@@ -5,24 +5,44 @@
 var uPlot;
 /** @type {any} htmx, likewise */
 var htmx;
+/** @type {any} Idiomorph, likewise */
+var Idiomorph;
 
 /** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement[]} */
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
 /** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement | null} */
 const one = (selector, root = document) => root.querySelector(selector);
+/** @param {string} tag @param {Record<string, unknown>} values @returns {any} an element with these properties */
+const made = (tag, values) => Object.assign(document.createElement(tag), values);
 
 // -- numbers that move -----------------------------------------------------------------------------------------------
 
-/** The one stream of numbers of a page; a browser connects again by itself, and then gets all of them. */
+/** @type {EventSource | null} the one stream of a page */
+let stream = null;
+
+/** Connects for the numbers and the parts that the page has now; a browser does so again by itself, and gets all of them. */
 function live() {
   const body = document.body;
-  const want = (body.dataset.events || "").split("\n").map((part) => part.trim()).filter(Boolean);
-  if (!body.dataset.live || !want.length) return;
-  const stream = new EventSource(`/ui/events${now() || "?"}&want=` + encodeURIComponent(want.join("\n")));
-  stream.addEventListener("numbers", (event) => show(JSON.parse(/** @type {MessageEvent} */ (event).data)));
+  const parts = all("[data-pushed]").map((part) => "part:" + part.dataset.pushed);
+  const want = [...(body.dataset.events || "").split("\n").map((key) => key.trim()).filter(Boolean), ...parts].join("\n");
+  const address = `/ui/events${now() || "?"}&want=` + encodeURIComponent(want);
+  if (!body.dataset.live || !want || stream?.url.endsWith(address)) return;
+  stream?.close();
+  stream = new EventSource(address);
+  stream.addEventListener("numbers", (event) => show(JSON.parse(event.data)));
+  stream.addEventListener("part", (event) => renew(JSON.parse(event.data)));
   stream.onerror = () => show({ "log/state": "away" });
   stream.onopen = () => body.dataset.stream = "open";
-  addEventListener("pagehide", () => stream.close());
+}
+
+/** Changes a part of the page where it is another: what is open, typed or scrolled stays. @param {{name: string, html: string}} part */
+function renew({ name, html }) {
+  for (const place of all("[data-pushed]").filter((place) => place.dataset.pushed === name)) {
+    const beforeAttributeUpdated = (/** @type {string} */ attribute) => attribute !== "open";
+    const beforeNodeRemoved = (/** @type {Element} */ node) => !node.classList?.contains("uplot");
+    Idiomorph.morph(place, html, { morphStyle: "innerHTML", ignoreActiveValue: true, callbacks: { beforeAttributeUpdated, beforeNodeRemoved } });
+    for (const begin of [htmx.process, times, charts]) begin(place);
+  }
 }
 
 /** @param {Record<string, string>} numbers */
@@ -31,10 +51,8 @@ function show(numbers) {
     const name = CSS.escape(key);
     for (const place of all(`[data-live="${name}"]`)) if (place.textContent !== text) place.textContent = text;
     for (const place of all(`[data-live-state="${name}"]`)) place.dataset.state = text;
-    if (key.endsWith("/state")) {
-      const part = CSS.escape(key.slice(0, -"/state".length));
-      for (const place of all(`[data-part="${part}"]`)) place.dataset.state = text;
-    }
+    const part = key.endsWith("/state") ? CSS.escape(key.slice(0, -"/state".length)) : "";
+    if (part) for (const place of all(`[data-part="${part}"]`)) place.dataset.state = text;
   }
   document.dispatchEvent(new CustomEvent("headrace:numbers", { detail: numbers }));
 }
@@ -49,8 +67,7 @@ function refreshed() {
     Object.assign(seen, numbers);
     for (const part of all("[data-refresh]")) {
       const keys = (part.dataset.refresh || "").split("\n");
-      // Nobody's open table is taken away.
-      if (moved.some((key) => keys.includes(key)) && !one("details[open]", part)) /** @type {any} */ (window).htmx.trigger(part, "moved");
+      if (moved.some((key) => keys.includes(key))) htmx.trigger(part, "moved");
     }
   });
   document.addEventListener("submit", (event) => {
@@ -75,8 +92,7 @@ function tail() {
   let waiting = [];
   /** @type {EventSource | null} */
   let stream = null;
-  let on = false;
-  let due = false;
+  let on = false, due = false;
   const say = () => button.textContent = on ? "Pause" : waiting.length ? `Follow (${waiting.length} new)` : "Follow";
   const draw = () => {
     due = false;
@@ -127,30 +143,21 @@ function search() {
   });
   stream.addEventListener("progress", (event) => {
     const { looked, of, found } = read(event);
-    bar.max = of;
-    bar.value = looked;
+    Object.assign(bar, { max: of, value: looked });
     status.textContent = text = `${found.toLocaleString("en")} found in ${looked.toLocaleString("en")} of ${of.toLocaleString("en")} rows`;
   });
   stream.addEventListener("wrong", (event) => {
     const { message, advice } = read(event);
-    const shown = document.createElement("pre");
-    shown.className = "wrong";
-    shown.setAttribute("role", "alert");
-    shown.textContent = advice ? `${message}\n\n${advice}` : message;
-    place.after(shown);
+    place.after(made("pre", { className: "wrong", role: "alert", textContent: advice ? `${message}\n\n${advice}` : message }));
     end("");
   });
   stream.addEventListener("done", (event) => {
     const { after } = read(event);
     end(after === null ? "that is all" : "");
     if (after === null) return;
-    const next = document.createElement("a");
-    next.rel = "next";
     const address = new URL(place.dataset.next || "", location.href);
     address.searchParams.set("offset", String(after));
-    next.href = address.href;
-    next.textContent = "look on →";
-    one("#pager")?.append(next);
+    one("#pager")?.append(made("a", { rel: "next", href: address.href, textContent: "look on →" }));
   });
   stream.onerror = () => end("the connection to the server is gone: load the page again");
   cancel.addEventListener("click", () => end("cancelled"));
@@ -160,16 +167,10 @@ function search() {
 
 /** @param {string} base @param {number} offset @param {string[]} cells @param {string} kind */
 function line(base, offset, cells, kind) {
-  const row = document.createElement("tr");
-  row.className = kind;
-  row.dataset.href = `${base}/${offset}${now()}`;
-  const head = row.appendChild(document.createElement("th"));
-  head.className = "n";
-  head.scope = "row";
-  const place = head.appendChild(document.createElement("a"));
-  place.href = row.dataset.href;
-  place.textContent = String(offset);
-  for (const text of cells) row.appendChild(document.createElement("td")).textContent = text;
+  const row = /** @type {HTMLTableRowElement} */ (made("tr", { className: kind }));
+  const href = row.dataset.href = `${base}/${offset}${now()}`;
+  row.append(made("th", { className: "n", scope: "row" }), ...cells.map((textContent) => made("td", { textContent })));
+  row.cells[0].append(made("a", { href, textContent: offset }));
   return row;
 }
 
@@ -221,13 +222,7 @@ function editor() {
     const known = new Set([...Object.keys(topics), ...(named.length ? named : Object.keys(topics)).flatMap((topic) => topics[topic])]);
     const found = start ? [...known].filter((name) => name.toLowerCase().includes(start) && name.toLowerCase() !== start) : [];
     found.sort((a, b) => Number(b.toLowerCase().startsWith(start)) - Number(a.toLowerCase().startsWith(start)));
-    words.replaceChildren(...found.slice(0, 12).map((name) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = name;
-      button.addEventListener("click", () => take(name));
-      return button;
-    }));
+    words.replaceChildren(...found.slice(0, 12).map((name) => made("button", { type: "button", textContent: name, onclick: () => take(name) })));
   };
   text.addEventListener("input", complete);
   text.addEventListener("keydown", (event) => {
@@ -247,25 +242,27 @@ function editor() {
   result?.addEventListener("htmx:afterRequest", () => cancel.hidden = true);
 }
 
-/** Draws the numbers of `data-chart`, in the colours of the page. @param {ParentNode} root */
+/** @type {WeakMap<HTMLElement, { text: string, renew: () => void, draw: () => void }>} charts that are drawn */
+const drawn = new WeakMap();
+
+/** Draws the numbers of `data-chart`, in the colours of the page; one that is drawn gets its new numbers. @param {ParentNode} root */
 function charts(root) {
   for (const figure of all("[data-chart]", root)) {
-    const about = JSON.parse(figure.dataset.chart || "{}");
+    const text = figure.dataset.chart || "{}";
+    const known = drawn.get(figure);
+    if (known?.text !== text) known?.renew();
+    if (known) { known.text = text; continue; }
+    let plot = /** @type {any} */ (null), about = JSON.parse(text);
+    const sorted = () => {
+      const /** @type {number[][]} */ values = about.values, first = values[0];
+      const order = [...first.keys()].filter((i) => first[i] !== null).sort((a, b) => first[a] - first[b]);
+      return values.map((column) => order.map((i) => column[i]));
+    };
     const draw = () => {
-      if (!figure.isConnected) {
-        document.removeEventListener("headrace:theme", draw);
-        removeEventListener("resize", draw);
-        return;
-      }
-      for (const old of all(".uplot", figure)) old.remove();
+      plot?.destroy();
       const style = getComputedStyle(document.documentElement);
-      const ink = style.getPropertyValue("--dim");
-      const line = { stroke: ink, grid: { stroke: style.getPropertyValue("--line"), width: 1 } };
+      const line = { stroke: style.getPropertyValue("--dim"), grid: { stroke: style.getPropertyValue("--line"), width: 1 } };
       const kind = figure.dataset.form;
-      const order = about.values[0].map((/** @type {number} */ _, /** @type {number} */ i) => i)
-        .filter((/** @type {number} */ i) => about.values[0][i] !== null)
-        .sort((/** @type {number} */ a, /** @type {number} */ b) => about.values[0][a] - about.values[0][b]);
-      const data = about.values.map((/** @type {number[]} */ column) => order.map((/** @type {number} */ i) => column[i]));
       const series = about.names.slice(1).map((/** @type {string} */ label, /** @type {number} */ i) => {
         const stroke = style.getPropertyValue(`--series-${i % 4 + 1}`);
         const bars = kind === "bars" ? { paths: uPlot.paths.bars({ size: [0.7, 60] }), fill: stroke } : {};
@@ -280,19 +277,22 @@ function charts(root) {
       const zero = bars ? { y: { range: (/** @type {unknown} */ _, /** @type {number} */ a, /** @type {number} */ b) => [Math.min(0, a), Math.max(0, b) * 1.05 || 1] } } : {};
       const bands = (about.bands || []).map((/** @type {[number, number]} */ pair) => ({ series: pair, fill: style.getPropertyValue("--busy-fill") }));
       const utc = localStorage.getItem("headrace.zone") !== "local";
-      new uPlot({
+      plot = new uPlot({
         bands, ...(utc ? { tzDate: (/** @type {number} */ at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") } : {}), hooks: { draw: [(/** @type {any} */ plot) => marked(plot, about.marks || [], style)] },
         width: Math.max(280, figure.clientWidth), height: Number(figure.dataset.height || 320), series: [{ label: about.names[0] }, ...series],
         scales: { x: { time: about.time && !about.labels, ...wide }, ...zero }, axes: [{ ...line, ...named }, line],
-      }, data, figure);
+      }, sorted(), figure);
     };
-    const gone = new AbortController();  // of a figure that another one has taken the place of
-    const again = () => figure.isConnected ? draw() : gone.abort();
+    const renew = () => {
+      const names = String(about.names);
+      about = JSON.parse(figure.dataset.chart || "{}");
+      if (String(about.names) === names) plot.setData(sorted()); else draw();
+    };
+    drawn.set(figure, { text, renew, draw });
     draw();
-    document.addEventListener("headrace:theme", again, { signal: gone.signal });
-    addEventListener("resize", again, { signal: gone.signal });
   }
 }
+const drawAgain = () => all("[data-chart]").forEach((figure) => drawn.get(figure)?.draw());
 
 /** @type {Record<string, string>} */
 const MARKS = { alarm: "--failed", drift: "--failed", rollback: "--held", training: "--series-2" };
@@ -430,10 +430,8 @@ function times(root = document) {
   const button = one("#zone");
   if (button) button.textContent = local ? "local" : "UTC";
   for (const place of all("time[data-us]", root)) {
-    const us = Number(place.dataset.us);
-    if (!us || !Number.isFinite(us) || Math.abs(us) > 8e18) continue;
-    const when = new Date(us / 1000);
-    if (Number.isNaN(when.getTime())) continue;
+    const us = Number(place.dataset.us), when = new Date(us / 1000);
+    if (!us || Number.isNaN(when.getTime())) continue;
     const zone = when.getTimezoneOffset() * 60000;
     const text = new Date(us / 1000 - (local ? zone : 0)).toISOString().replace("T", " ").replace("Z", "");
     place.textContent = text.replace(".000", "");
@@ -585,10 +583,12 @@ switches();
 keyboard();
 zoom();
 charts(document);
-document.body.addEventListener("htmx:afterSwap", (event) => travel(/** @type {HTMLElement} */ (event.target)));
+addEventListener("pagehide", () => stream?.close());
+addEventListener("resize", drawAgain);
+document.addEventListener("headrace:theme", drawAgain);
 document.body.addEventListener("htmx:afterSwap", (event) => {
   const part = /** @type {HTMLElement} */ (event.target);
-  times(part);
-  charts(part);
+  for (const begin of [times, charts, travel]) begin(part);
+  live();
 });
 for (const kind of ["htmx:responseError", "htmx:sendError"]) document.body.addEventListener(kind, refused);
