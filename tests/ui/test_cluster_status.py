@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from typer.testing import CliRunner
 
 import headrace as hr
+from headrace.cli.main import app as command
 from headrace.engines.local.serving.health import IDLE_SECONDS
 from headrace.errors import LogLocked
 from headrace.formats.topic_formats import codec_for
@@ -115,6 +117,9 @@ def test_one_that_says_nothing_any_more(app: hr.App, seen: KafkaLog, broker: Kaf
         txn.put(STATUS, topic_prefix, json.dumps(about).encode())
     assert state_of(seen) == "not heard of for 30 s"
     assert "it was killed, or hangs" in health_of(seen).findings[0].message and not health_of(seen).runs
+    done = CliRunner().invoke(command, ["doctor", "--log", f"kafka://{broker.bootstrap}", "--json"])
+    (silent,) = [each for each in json.loads(done.stdout)["findings"] if topic_prefix in each["where"]]
+    assert (done.exit_code, silent["check"], silent["severity"]) == (1, "silent", "error")
     with closing(KafkaLog(seen.location, writer=True)) as log, log.transaction() as txn:
         txn.put(STATUS, topic_prefix, b"{")
     assert state_of(seen) == "failed" and "cannot be read" in health_of(seen).findings[0].message

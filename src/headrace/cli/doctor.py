@@ -230,8 +230,9 @@ def _confirm(found: Sequence[Finding], *, yes: bool) -> None:
     wanted = database.statements(found)
     if not yes and not talk.is_terminal:
         raise DeclarationError(f"this would run {' '.join(wanted)}", advice="--yes does it without asking.")
-    for statement in wanted:
-        report(f"to be run: {statement}")
+    for finding in found if not yes else ():
+        if finding.safe and finding.sql:
+            report(f"{finding.message}\n  to be run: {' '.join(finding.sql)}")
     if not yes:
         typer.confirm("Run?", abort=True, err=True)
 

@@ -368,6 +368,7 @@ class KeptWal:
         safe: bytes that may still be written before it is in danger; None without a limit.
         behind_seconds: for how long what was sent has not been confirmed, of a slot that is read.
         idle_seconds: since its last reader left, where the server knows it (from version 17 on).
+        owner: the log that it belongs to; "" where nothing says so.
     """
 
     slot: Slot
@@ -377,6 +378,7 @@ class KeptWal:
     safe: int | None
     behind_seconds: float | None
     idle_seconds: float | None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,7 +506,8 @@ def slot(kept: KeptWal, *, own: bool, wanted: bool, limit: int | None, resync: s
     """
     name, drop = kept.slot.name, f"SELECT pg_drop_replication_slot('{kept.slot.name}');"
     what = f"slot «{name}» of {where}"
-    size = f"{bytes_text(kept.retained or 0)} of WAL"
+    status = f" (wal_status {kept.wal_status})" if kept.wal_status not in ("", "reserved") else ""
+    size = f"{bytes_text(kept.retained or 0)} of WAL{status}"
     bad = ERROR if wanted else WARNING
     if kept.slot.lost or kept.wal_status == "lost":
         advice = f"Its log is taken on by: {resync}" if wanted else ""
@@ -524,6 +527,7 @@ def slot(kept: KeptWal, *, own: bool, wanted: bool, limit: int | None, resync: s
         said = f"{what} is read by nobody{since}, and keeps {size}"
         much = (kept.retained or 0) >= WARN_BYTES
         said += "" if limit else "; there is no limit to it" if much else ""
+        said += f"; it belongs to {kept.owner}" if kept.owner else ""
         advice = "where nobody needs it any more; otherwise start its reader."
         found.append(Finding("slot_idle", WARNING if much or not own else NOTE, said, (drop,), advice))
     elif (kept.behind or 0) > LARGE_BYTES:

@@ -376,11 +376,13 @@ def _publications(connection: SqlConnection) -> dict[str, Publication]:
 
 
 def _slots(connection: SqlConnection) -> Iterator[KeptWal]:
+    owners = slot_binding.all_noted(connection)
     rows: list[tuple[Any, ...]] = connection.execute(_KEPT.format(now=_NOW).encode()).fetchall()
     for name, status, retained, behind, safe, late, idle in rows:
         slot = catalog.replication_slot(connection, name)
         if slot is not None:
-            yield KeptWal(slot, status, retained, behind, safe, late, idle)
+            owner = str(owners[name]) if name in owners else ""
+            yield KeptWal(slot, status, retained, behind, safe, late, idle, owner)
 
 
 def _beaten(connection: SqlConnection, given: Heartbeat, existing: Sequence[Table]) -> BeatenTable | None:
