@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 from tests.databases import Database
 from typer.testing import CliRunner, Result
 
+from headrace.capture.postgres.slot_binding import Claim, known_sources
 from headrace.cli.main import app as command
 from headrace.errors import DeclarationError
+from headrace.log import open_log
 
 
 def call(*arguments: str) -> Result:
@@ -148,3 +153,30 @@ def test_of_a_debezium_configuration(database: Database, tmp_path: Path, ending:
     assert fixed["fixed"] == [{"sql": 'ALTER PUBLICATION "dbz" ADD TABLE "public"."beat";', "error": None}]
     # A connection string goes before the configuration's.
     assert "replica_identity" not in str(answered(database.dsn, "--config", str(file), code=0))
+
+
+def test_a_log_gets_no_password_in_clear(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes an address into a log, and sends that to somebody, learns nothing of theirs."""
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        address = f"host=127.0.0.1 port={thief.getsockname()[1]} user=me dbname=x sslmode=disable"
+        log = open_log(str(tmp_path / "t.headrace"), writer=True)
+        (name,) = known_sources(log)
+        with log.transaction() as transaction:
+            transaction.put("owner", name, Claim("s", address).to_json())
+        log.close()
+        monkeypatch.setenv("PGPASSWORD", "geheim")
+        heard: list[bytes] = []
+
+        def steal() -> None:
+            connection, _ = thief.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"R" + struct.pack("!II", 8, 3))  # AuthenticationCleartextPassword
+                heard.append(connection.recv(4096))
+
+        thread = threading.Thread(target=steal, daemon=True)
+        thread.start()
+        found = answered("--log", str(tmp_path / "t.headrace"), code=1)
+        thread.join(60)
+    assert "connection" in checks_of(found)
+    assert b"geheim" not in heard[0]

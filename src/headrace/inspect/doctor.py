@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from headrace.capture.postgres import doctor
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import Examination
@@ -156,10 +159,17 @@ def examination_of(log: Log, name: str, place: str, dsn: str = "") -> Examinatio
     Args:
         dsn: a connection string in place of the log's, which has no password.
     """
-    given = dsn or doctor.address_of(log, name)
+    given = dsn or _wary(doctor.address_of(log, name))
     if not given and any(os.environ.get(variable) for variable in ENVIRONMENT):
         given = f"dbname={known_sources(log)[name].identity.database}"
     return doctor.examination_of(log, name, given, place) if given else None
+
+
+def _wary(address: str) -> str:
+    """Return an address of a log's so that nobody gets a password of ours who only wrote it there."""
+    if not address or pq.version() < 160000:
+        return address
+    return make_conninfo(address, require_auth=conninfo_to_dict(address).get("require_auth") or "!password")
 
 
 def _without_login(finding: Finding) -> Finding:

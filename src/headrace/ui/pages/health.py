@@ -35,7 +35,10 @@ def router(site: Site) -> fastapi.APIRouter:
         moment = site.subject.moment_of(first, at) if first is not None else None
         found = {name: health_of(log) for name, log in logs.items()}
         live = moment is None or moment.live
-        asked = databases.of(logs, site.subject.location) if live else {}
+        # Nobody's address is asked because somebody looks at a log that they were sent: a pipeline runs on this one.
+        running = {name: log for name, log in logs.items() if live and found[name].runs}
+        asked = databases.of(running, site.subject.location)
+        asked = {name: asked[name] for name in running if name in asked}
         charts = _charts(histories.of(first, site.hub.history.get(PIPELINE.get(), ()))) if first is not None else []
         return site.page(request, template, at=moment, found=found, asked=asked, charts=charts)
 
