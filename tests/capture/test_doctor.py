@@ -176,18 +176,37 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def database(server: PostgresServer) -> Iterator[Database]:
-    """A database with a table, and a role that may replicate and nothing else."""
+@pytest.fixture(scope="module")
+def shared(server: PostgresServer) -> Iterator[Database]:
+    """One database for all tests of this module, and a role of the same name that may replicate and nothing else."""
     with fresh_database(server, "doctor") as made:
-        made.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
         made.execute(f"CREATE ROLE {made.name} LOGIN REPLICATION")
         yield made
-        made.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_type = 'physical'"
-        )
         made.execute(f"DROP OWNED BY {made.name} CASCADE")
         made.execute(f"DROP ROLE {made.name}")
+
+
+EMPTY = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT pubname FROM pg_publication LOOP EXECUTE format('DROP PUBLICATION %I', name); END LOOP;
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+END $$;
+CREATE SCHEMA public;
+GRANT USAGE ON SCHEMA public TO public;
+CREATE TABLE t (id int PRIMARY KEY, x float8);
+"""
+
+
+@pytest.fixture
+def database(shared: Database) -> Database:
+    """The module's database with a table and nothing else, and its role as it was made."""
+    role = f"DROP OWNED BY {shared.name} CASCADE; ALTER ROLE {shared.name} REPLICATION NOBYPASSRLS;"
+    physical = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin IS NULL;"
+    shared.drop_slots()
+    shared.execute(f"{role} {physical} {EMPTY}")
+    return shared
 
 
 def of(found: Sequence[Finding], check: str, says: str = "") -> list[Finding]:
