@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.inspect.health import FILE, read_health
+from headrace.engines.local.serving.health import HealthWriter
+from headrace.inspect.health import FILE, Status, read_health
 from headrace.log import file_of, open_log
 from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres
@@ -101,3 +102,11 @@ def test_an_engine_that_has_ended_is_not_alive(tmp_path: Path, limit: float | No
         running.engine.stop()
         said = wait_until(lambda: (got := client.get("/v2/health/live")).status == 503 and got.json)
         assert said["live"] is False and "ended" in said["reasons"][0]
+
+
+def test_a_round_after_the_end_says_nothing_more(tmp_path: Path) -> None:
+    """The engine's thread may make its last round when the pipeline has said that it ends."""
+    writer = HealthWriter(tmp_path / "t.headrace.health", Status)
+    writer.remove()
+    writer.write()
+    assert list(tmp_path.iterdir()) == []

@@ -229,7 +229,7 @@ class HistoryWriter:
 
 
 class HealthWriter:
-    """Writes a `Status` beside a log. Called by one thread, often.
+    """Writes a `Status` beside a log. Called by one thread, often; `remove` by any other.
 
     Args:
         history: is given its figures, too.
@@ -240,6 +240,8 @@ class HealthWriter:
         self._status = status
         self._history = history
         self._written_at = -WRITE_SECONDS
+        self._lock = threading.Lock()
+        self._removed = False
 
     def write(self) -> None:
         """Write it, at most once a second. A disk that takes nothing is no reason to stop."""
@@ -248,16 +250,21 @@ class HealthWriter:
             return
         self._written_at = now
         status = self._status()
-        _replace(self._path, _said(status))
-        if self._history is not None:
-            self._history.add(status.figures)
+        with self._lock:
+            if self._removed:
+                return
+            _replace(self._path, _said(status))
+            if self._history is not None:
+                self._history.add(status.figures)
 
     def remove(self) -> None:
-        """Take it away: the pipeline has ended in good order."""
-        if self._history is not None:
-            self._history.remove()
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        """Take it away, for good: the pipeline ends in good order, and its thread may still make a round."""
+        with self._lock:
+            self._removed = True
+            if self._history is not None:
+                self._history.remove()
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def _replace(path: Path, content: Any) -> None:
