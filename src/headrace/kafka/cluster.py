@@ -354,6 +354,21 @@ def bounds_of(cluster: Cluster, topics: Mapping[str, int]) -> dict[str, tuple[di
     return found
 
 
+def offsets_since(cluster: Cluster, topic: str, ts_ms: int) -> dict[int, int]:
+    """Return, of each partition that has one, the offset of the first message that was written at a time or later."""
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    spec = OffsetSpec.for_timestamp(ts_ms)
+    asked = {TopicPartition(topic, number): spec for number in range(cluster.partitions(topic))}
+
+    def ask() -> Any:
+        return cluster._admin.list_offsets(asked, request_timeout=REQUEST_SECONDS)
+
+    found = cluster._answers(f"looking for a time in «{topic}»", ask, harmless=is_unknown) if asked else {}
+    return {where.partition: int(at.offset) for where, at in found.items() if at.offset >= 0}
+
+
 def group_offsets(cluster: Cluster) -> dict[str, dict[str, dict[int, int]]]:
     """Return how far each consumer group is that commits offsets: topic -> group -> partition -> next offset."""
     from confluent_kafka import ConsumerGroupTopicPartitions

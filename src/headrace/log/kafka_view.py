@@ -17,7 +17,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing
-from headrace.kafka.cluster import PATIENCE_SECONDS, Cluster, bounds_of, group_offsets, lasting
+from headrace.kafka.cluster import PATIENCE_SECONDS, Cluster, bounds_of, group_offsets, lasting, offsets_since
 from headrace.kafka.fetch import Fetcher, consumer_properties, errors_among, receive, wire_messages
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import TopicInfo
@@ -382,6 +382,11 @@ def newest_messages(location: KafkaLocation, cluster: Cluster, topic: str) -> Wi
     with contextlib.closing(PartitionReader(location, cluster, topic, number)) as reader:
         reader.seek(max(oldest[number], ends[number] - LAST_MESSAGES))
         return wire_messages(topic, [message for chunk in reader.new_messages() for message in chunk])
+
+
+def offsets_at(view: KafkaView, topic: str, ts_ms: int) -> dict[int, int]:
+    """Return, of each partition that has one, the offset of the first message written at a time or later."""
+    return offsets_since(view._cluster, topic, ts_ms)
 
 
 def message_time(view: KafkaView, topic: str, offset: int) -> int:

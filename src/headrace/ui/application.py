@@ -26,6 +26,7 @@ from headrace.serve.settings import ServeSettings
 from headrace.ui.guard import BASE, Guard
 from headrace.ui.pages import (
     alarms,
+    foreign,
     health,
     letters,
     model_changes,
@@ -43,7 +44,7 @@ from headrace.ui.stream import Hub
 from headrace.ui.subject import PIPELINE, Subject
 
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "txt": "text/plain"}
-PAGES = (pipeline, model_changes, model_parts, models, topics, alarms, health, sql, produce, letters)
+PAGES = (pipeline, model_changes, model_parts, models, foreign, topics, alarms, health, sql, produce, letters)
 logger = logging.getLogger("headrace")
 
 

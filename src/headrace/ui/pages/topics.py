@@ -20,8 +20,10 @@ from headrace.log.base import TopicInfo
 from headrace.produce.topics import create, delete
 from headrace.ui.export import KINDS, exported
 from headrace.ui.guard import BASE, need
+from headrace.ui.pages import foreign
 from headrace.ui.pages.produce import form_values
 from headrace.ui.read import topics as read
+from headrace.ui.read.foreign import ForeignSearch
 from headrace.ui.read.images import declared_images, image_of
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.pipeline import graph_of
@@ -113,12 +115,14 @@ def _add_rows(routes: fastapi.APIRouter, site: Site) -> None:
         order: str = "",
         filter: str = "",
     ) -> Response:
-        if site.subject.view is not None and site.subject.log_of(topic) is None:
-            messages = read.foreign_page(site.subject.view, topic, _number(offset))
-            return site.page(request, "foreign.html", topic=topic, page=messages, offset=offset)
+        newest_first, view = order != OLDEST, foreign.view_of(site, topic)
+        if view is not None:
+            return foreign.rows_page(
+                site, request, view, topic, at=at, offset=offset, columns=_names(columns), order=order,
+                newest_first=newest_first, filter_=filter,
+            )  # fmt: skip
         moment = site.subject.moment(topic, at)
         info = _info(moment, topic)
-        newest_first = order != OLDEST
         begin = read.offset_of(moment, info, offset, newest_first=newest_first)
         wanted = _names(columns)
         page = read.page_of(
@@ -135,6 +139,8 @@ def _add_rows(routes: fastapi.APIRouter, site: Site) -> None:
             order=order,
             filter=filter,
             kinds=KINDS,
+            foreign=False,
+            after=info.end,
         )
 
 
@@ -149,10 +155,15 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
         columns: str = "",
         order: str = "",
     ) -> Response:
-        def begin() -> Search:
+        def begin() -> Search | ForeignSearch:
+            newest_first, view = order != OLDEST, foreign.view_of(site, topic)
+            bounds = Bounds(seconds=SEARCH_SECONDS)
+            if view is not None:
+                return foreign.search_of(
+                    view, topic, filter, at=at, offset=offset, newest_first=newest_first, bounds=bounds
+                )
             moment = site.subject.moment(topic, at)
             info = _info(moment, topic)
-            newest_first = order != OLDEST
             start = read.offset_of(moment, info, offset, newest_first=newest_first)
             first, end = (
                 (info.first, info.end)
@@ -166,7 +177,7 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
                 max(first, info.first),
                 min(end, info.end),
                 newest_first,
-                Bounds(seconds=SEARCH_SECONDS),
+                bounds,
             )
 
         sought = await run_in_threadpool(begin)
@@ -176,6 +187,9 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
 
     @routes.get("/topics/{topic}/export")
     def export(request: fastapi.Request, topic: Name, form: str, at: str = "", filter: str = "") -> Response:
+        view = foreign.view_of(site, topic)
+        if view is not None:
+            return foreign.export(view, topic, form, at=at, filter_=filter)
         moment = site.subject.moment(topic, at)
         info = _info(moment, topic)
         if filter:
@@ -191,12 +205,16 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
 
 def _add_tail(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/tail")
-    async def tail(request: fastapi.Request, topic: Name, after: int, columns: str = "") -> Response:
-        moment = await run_in_threadpool(site.subject.moment, topic, "")
+    async def tail(request: fastapi.Request, topic: Name, after: str, columns: str = "") -> Response:
         wanted = _names(columns)
         # A browser that comes back says the last row it has seen.
-        seen = _number(request.headers.get("last-event-id", ""))
-        start = after if seen is None else seen + 1
+        last = request.headers.get("last-event-id", "")
+        view = await run_in_threadpool(foreign.view_of, site, topic)
+        if view is not None:
+            return foreign.tail(site, view, topic, last or after, wanted, TAIL_ROWS)
+        moment = await run_in_threadpool(site.subject.moment, topic, "")
+        seen = _number(last)
+        start = (_number(after) or 0) if seen is None else seen + 1
 
         async def rows() -> AsyncIterator[bytes]:
             offset = start
@@ -273,7 +291,7 @@ def _info(moment: Moment, topic: str) -> TopicInfo:
     return info
 
 
-async def _found(site: Site, search: Search, columns: list[str]) -> AsyncIterator[bytes]:
+async def _found(site: Site, search: Search | ForeignSearch, columns: list[str]) -> AsyncIterator[bytes]:
     """Yield rows as they are found, how far the search is, and how it ended."""
     steps = search.steps(read.ROWS)
     found = 0
@@ -290,14 +308,12 @@ async def _found(site: Site, search: Search, columns: list[str]) -> AsyncIterato
                 break
             if step.found:
                 found += len(step.found)
-                texts = await run_in_threadpool(
-                    lambda rows: [read.cells_of(read.table_of([row]), columns)[0] for row in rows], step.found
-                )
+                texts = await run_in_threadpool(step.cells, columns)
                 yield message("rows", json.dumps(texts))
             last, of = step.looked, step.of
             yield message("progress", json.dumps({"looked": last, "of": of, "found": found}))
             if found >= read.ROWS and last < of:
-                after = search.end - last - 1 if search.newest_first else search.first + last
+                after = search.place(last)
                 yield message("done", json.dumps({"after": after}))
                 return
         yield message("done", json.dumps({"after": None}))

@@ -8,8 +8,9 @@ the topic's own comes before one of ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -21,7 +22,7 @@ from headrace.errors import LogError
 from headrace.inspect.query import Bounds, for_duckdb
 from headrace.log.base import TopicInfo
 from headrace.ui.read.moment import Moment
-from headrace.ui.read.topics import offset_numbers
+from headrace.ui.read.topics import cells_of, offset_numbers, table_of
 
 CHUNK_ROWS = 131_072
 FIRST_ROWS = 8_192
@@ -37,11 +38,13 @@ class Step:
     Attributes:
         looked: rows looked at until now, of ``of``.
         found: offset of each row that was found, and the row, in the order of the page.
+        cells: gives their offsets and cells, by columns that a page shows.
     """
 
     looked: int
     of: int
-    found: list[tuple[int, pa.RecordBatch]]
+    found: Sequence[tuple[int | str, object]]
+    cells: Callable[[Sequence[str]], Sequence[tuple[int | str, list[str]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Search:
             LogError: the condition is wrong, with its place; or it was cancelled.
         """
         with self.bounds.connection() as connection:
-            condition = _Condition(connection, self.condition, self._shape(), self.bounds)
+            condition = Condition(connection, self.condition, self._shape(), self.bounds)
             looked, of, rows = 0, self.end - self.first, FIRST_ROWS
             while looked < of and most > 0:
                 count = min(rows, of - looked)
@@ -82,7 +85,11 @@ class Search:
                 if found and most <= 0:
                     last = found[-1][0]
                     looked = self.end - last if self.newest_first else last - self.first + 1
-                yield Step(looked, of, found)
+                yield Step(looked, of, found, partial(_cells, found))
+
+    def place(self, looked: int) -> int:
+        """Return where to look on after so many rows."""
+        return self.end - looked - 1 if self.newest_first else self.first + looked
 
     def _first(self, parts: Iterator[tuple[pa.RecordBatch, Ints]], most: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield the first rows of a chunk in the order of the page."""
@@ -96,7 +103,7 @@ class Search:
     def tables(self) -> Iterator[pa.Table]:
         """Yield all rows that are found, the oldest first, as people read them."""
         with self.bounds.connection() as connection:
-            condition = _Condition(connection, self.condition, self._shape(), self.bounds)
+            condition = Condition(connection, self.condition, self._shape(), self.bounds)
             for start in range(self.first, self.end, CHUNK_ROWS):
                 parts = self.moment.rows(self.topic.name, start, min(self.end, start + CHUNK_ROWS))
                 for records, numbers in condition.matching(parts):
@@ -104,6 +111,10 @@ class Search:
 
     def _shape(self) -> pa.Schema:
         return all_columns(self.moment, self.topic)
+
+
+def _cells(found: Sequence[tuple[int, pa.RecordBatch]], columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+    return [cells_of(table_of([row]), columns)[0] for row in found]
 
 
 def _numbered(table: pa.Table, numbers: pa.Array) -> pa.Table:
@@ -124,7 +135,7 @@ def all_columns(moment: Moment, topic: TopicInfo) -> pa.Schema:
     return pa.schema([*own, *(field for name, field in found.items() if is_meta(name))], metadata)
 
 
-class _Condition:
+class Condition:
     """A condition that is asked of many tables.
 
     Raises:
@@ -166,11 +177,11 @@ class _Condition:
             if len(statements) != 1:
                 raise LogError("the filter holds a semicolon", advice="Write one condition.")
             self._bounds.refuse(statements[0])
-            self._rows(pa.RecordBatch.from_pylist([], self._shape))
+            self.rows(pa.RecordBatch.from_pylist([], self._shape))
         except duckdb.Error:
             self._named = lambda _: True  # the message then names all columns that there are
             try:
-                self._rows(pa.RecordBatch.from_pylist([], self._shape))
+                self.rows(pa.RecordBatch.from_pylist([], self._shape))
             except duckdb.Error as fuller:
                 error = fuller
             raise self._refusal(error) from error
@@ -192,13 +203,13 @@ class _Condition:
         records = table.to_batches()[0] if table.num_rows else run[0][1]
         offsets = np.concatenate([np.arange(start, start + part.num_rows) for start, part in run])
         try:
-            rows = self._rows(records, offsets)
+            rows = self.rows(records, offsets)
         except duckdb.Error as error:
             raise self._refusal(error) from error
         if len(rows):
             yield take_records(records, rows), offsets[rows]
 
-    def _rows(self, records: pa.RecordBatch, offsets: Ints | None = None) -> Ints:
+    def rows(self, records: pa.RecordBatch, offsets: Ints | None = None) -> Ints:
         """Return the numbers of the rows for which it holds."""
         events = self._is_events and any(map(self._named, OURS))
         wanted = [field for field in self._shape if self._named(field.name) or field.name in self._keys]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,9 @@ import pyarrow as pa
 
 from headrace.batch import Batch, present
 from headrace.errors import LogError
-from headrace.formats.topic_formats import ForeignFormats, codec_for
-from headrace.inspect.messages import plain
-from headrace.inspect.query import with_numbers
 from headrace.inspect.topics import seen_row
 from headrace.log.base import TopicInfo
 from headrace.log.kafka_view import KafkaView
-from headrace.plain_values import rows as plain_rows
 from headrace.plain_values import united, values
 from headrace.row_tables import cell
 from headrace.ui.read.moment import Moment, moment_at, slice_at, time_of
@@ -27,7 +22,6 @@ from headrace.units import bytes_text, time_text
 ROWS = 100
 MOST_COLUMNS = 30
 OFFSET = "offset"
-LONGEST = 20_000
 LOOK_SECONDS = 1.0
 
 
@@ -231,53 +225,6 @@ def cells_of(table: pa.Table, columns: Sequence[str]) -> list[tuple[int, list[st
         for name in columns
     ]
     return list(zip(offsets, map(list, zip(*texts, strict=True)) if texts else [[] for _ in offsets], strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignPage:
-    """Messages of a topic that no pipeline of ours writes.
-
-    Attributes:
-        format: that they show.
-        columns, rows: partition and offset first; a row's JSON beside its cells.
-        bad: partition, offset and reason of those that cannot be decoded.
-        first, end: by partition.
-    """
-
-    format: str
-    columns: list[str]
-    rows: list[tuple[list[str], str]]
-    bad: list[tuple[int, int, str]]
-    first: dict[int, int]
-    end: dict[int, int]
-
-
-def foreign_page(view: KafkaView, topic: str, offset: int | None = None) -> ForeignPage:
-    """Return messages of a topic of others: the newest of its fullest partition, or those from an offset on.
-
-    Raises:
-        LogError: there is no such topic.
-    """
-    seen = view.seen(topic)
-    if offset is None:
-        messages = view.last(topic)
-    else:
-        pages = view.messages(topic, offset=offset)
-        messages = next(pages, None) or view.last(topic)
-        messages = messages.take(np.arange(min(ROWS, len(messages))))
-    name, decoded = ForeignFormats(codec_for())(messages)
-    tables = []
-    for batch, at in decoded.parts:
-        numbers = {"partition": pa.array(messages.partitions[at]), "offset": pa.array(messages.offsets[at])}
-        tables.append(with_numbers(present(batch.records), **numbers))
-    table = united(tables) if tables else pa.table({})
-    own = [name for name in table.column_names if name not in ("partition", "offset")][:MOST_COLUMNS]
-    shown = [*(name for name in ("partition", "offset") if name in table.column_names), *own]
-    texts = [[cell(value) for value in values(table.column(name))] for name in shown]
-    whole = [json.dumps(plain(row), indent=2, ensure_ascii=False)[:LONGEST] for row in plain_rows(table)]
-    lines = list(zip(map(list, zip(*texts, strict=True)), whole, strict=True))
-    bad = [(int(messages.partitions[i]), int(messages.offsets[i]), reason) for i, reason in decoded.bad]
-    return ForeignPage(name.lstrip("~") if len(messages) else "", shown, lines[::-1], bad, seen.first, seen.end)
 
 
 @dataclass(frozen=True, slots=True)
