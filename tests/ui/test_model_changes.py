@@ -173,3 +173,58 @@ def test_a_training_shows_itself_on_an_open_page(page: Any, running: hr.App) -> 
         started.retrain("line")
         page.get_by_role("link", name="trained version 2 on 4 rows (the last 10 rows)", exact=True).wait_for()
         page.get_by_role("region", name="Versions", exact=True).get_by_role("link", name="2", exact=True).wait_for()
+
+
+def test_each_button_against_a_pipeline_that_runs(page: Any, tmp_path: Path) -> None:
+    """Each says what it will do, asks, and shows what came of it; versions that begin are on the page at once."""
+    app = hr.App("line", log=str(tmp_path / "line.headrace"))
+    line = app.model("line", hr.LinearRegression(), features=["x"], target="y")
+    predicted = line.predict(app.topic("points", append=True)).to("answers")
+    graded = predicted.grade(app.topic("truth", append=True), on="id", within="1 h", metric=hr.metrics.absolute_error)
+    line.retrain(rows=graded.to("graded").last(10), shadow=True, promote=1000)
+
+    def asked(button: str, what: str, do: str, outcome: str) -> None:
+        page.get_by_role("button", name=f"{button}…").click()
+        dialog = page.get_by_role("dialog", name=button)
+        dialog.get_by_text(what).wait_for()
+        dialog.get_by_role("button", name=do).click()
+        dialog.get_by_text(outcome).wait_for()
+        dialog.get_by_role("button", name="Close").click()
+
+    with app.start(serve=ServeSettings(port=0)) as started:
+        assert started.server is not None
+
+        def rows(slope: float) -> None:
+            first = int(slope) * 10
+            started.append("points", [{"id": first + n, "x": float(n)} for n in range(4)])
+            started.append("truth", [{"id": first + n, "y": slope * n} for n in range(4)])
+            started.wait()
+
+        versions = page.get_by_role("region", name="Versions", exact=True)
+        rows(2.0)
+        page.goto(f"{started.server.url}/ui/models/line")
+        page.locator("body[data-stream=open]").wait_for()
+        trains = "Trains line anew, on the rows that its declaration says (the last 10 rows)"
+        asked("Retrain", trains, "Retrain now", "Version 2 is tried out beside the current one, on 4 rows.")
+        rows(3.0)
+        assert versions.get_by_role("link", name="2", exact=True).count() == 0
+        asked("Promote", "takes over, without waiting for more grades", "Promote it", "promoted: version 2")
+        versions.get_by_role("link", name="2", exact=True).wait_for()
+        page.get_by_role("link", name="promoted version 2").first.wait_for()
+        asked("Reset", "The pipeline must be stopped.", "Forget and begin anew", "a log has one writer")
+        page.goto(f"{started.server.url}/ui/models/line/1")
+        page.get_by_role("button", name="Tag…").click()
+        page.get_by_role("textbox", name="Tag").fill("good")
+        page.get_by_role("button", name="Tag it").click()
+        page.get_by_text("Version 1 of line: good.").wait_for()
+        page.get_by_role("button", name="Close").locator("visible=true").click()
+        asked("Roll back", "line goes on from version 1", "Roll back to version 1", "from version 1.")
+        page.goto(f"{started.server.url}/ui/models/line")
+        versions.get_by_role("row").filter(has_text="rollback to version 1").wait_for()
+        versions.get_by_role("row").filter(has_text="good").wait_for()
+        page.locator("[data-live='model:line/version']", has_text="v3").wait_for()
+    with dashboard_of(tmp_path / "line.headrace") as url:
+        page.goto(f"{url}/models/line")
+        asked("Promote", "takes over, without waiting for more grades", "Promote it", "when its pipeline starts.")
+        page.goto(f"{url}/models/line")
+        page.get_by_text("promote when its pipeline starts").wait_for()

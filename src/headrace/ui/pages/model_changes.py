@@ -148,5 +148,7 @@ def said(model: str, action: str, result: dict[str, Any]) -> str:
         return f"{model} is {'trained anew' if action == 'retrain' else 'replaced'} when its pipeline starts."
     of = f"version {version}" if version is not None else "no new version"
     rows = f", on {result['rows']:,} rows" if result.get("rows") is not None else ""
+    if status == "shadow":
+        return f"{of.capitalize()} is tried out beside the current one{rows}."
     reason = f": {result['reason']}" if result.get("reason") else ""
     return f"{status}: {of}{rows}{reason}."

@@ -45,7 +45,7 @@ def router(site: Site) -> fastapi.APIRouter:
         pictures = [
             {"name": name, "graph": graph, "svgs": pictures_of(graph, moments[name])}
             for name, log in logs.items()
-            if (graph := graph_of(log)).parts
+            if (graph := graph_of(log, moments[name].topics())).parts
         ]
         first = next(iter(moments.values()), None)
         view = site.subject.view if site.subject.pipelines and not PIPELINE.get() else None

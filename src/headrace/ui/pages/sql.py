@@ -28,7 +28,7 @@ def router(site: Site) -> fastapi.APIRouter:
     def sql(request: fastapi.Request, q: str = "", at: str = "", show: str = "table") -> Response:
         log = site.subject.log
         moment = site.subject.moment_of(log, at) if log is not None else None
-        columns = read.columns_of(site.subject)
+        columns = read.columns_of(site.subject, at)
         words = sorted({name for names in columns.values() for name in names})
         show = show if show in FORMS else "table"
         return site.page(

@@ -7,7 +7,7 @@ the log, one after the other, and says them as people read them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,8 +79,12 @@ def state_of(status: Status, mute: bool) -> str:
     return "running" if status.runs else "quiet" if mute else "stopped"
 
 
-def graph_of(log: Log) -> Graph:
-    """Return the graph of the pipelines that ran on a log; of logs of earlier versions their models and topics."""
+def graph_of(log: Log, topics: Iterable[str] | None = None) -> Graph:
+    """Return the graph of the pipelines that ran on a log; of logs of earlier versions their models and topics.
+
+    Args:
+        topics: that there are; None: those of now.
+    """
     plans = read_plans(log)
     found = Graph()
     for values in plans.values():
@@ -91,7 +95,7 @@ def graph_of(log: Log) -> Graph:
         for name in log.records("model"):
             known = read_model(log, name)
             found.add_known_model(name, sorted(known["fingerprint"].get("inputs", [])) if known is not None else [])
-    for name in log.topics():
+    for name in log.topics() if topics is None else topics:
         if name.endswith(DEAD) and f"topic:{name.removesuffix(DEAD)}" in found.parts:
             found.add_dead_letters(name)
     return found

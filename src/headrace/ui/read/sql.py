@@ -74,19 +74,27 @@ def run(subject: Subject, query: str, at: str, bounds: Bounds) -> pa.Table:
     return found
 
 
+SHOWN_BESIDE = ("op", "position", "ts", "offset")
+
+
 def topics_of(subject: Subject) -> list[str]:
     """Return the topics that a query may name."""
     names = subject.held.topics() if subject.view is None else subject.view.names(internal=True)
     return sorted(names, key=lambda name: (name.startswith("__"), name))
 
 
-def columns_of(subject: Subject) -> dict[str, list[str]]:
-    """Return the columns of each topic that is not internal, for completion."""
+def columns_of(subject: Subject, at: str = "") -> dict[str, list[str]]:
+    """Return the columns of each topic that is not internal, for completion: those that it has, or had then."""
     found = {}
     for topic in topics_of(subject):
         log = subject.log_of(topic)
-        if not topic.startswith("__") and log is not None:
+        if topic.startswith("__") or log is None:
+            continue
+        if not at:
             found[topic] = _shape(subject, topic).column_names
+        elif end := subject.moment(topic, at).end(topic):
+            names = [name for offset, schema in log.schemas(topic) if offset < end for name in schema.names]
+            found[topic] = [*dict.fromkeys(name for name in names if not name.startswith("__")), *SHOWN_BESIDE]
     return found
 
 
