@@ -133,7 +133,8 @@ def capture_state(
 
     The state is snapshot, streaming or stopped. Everything that committed in the database before the LSN is in the log.
     Of each table there are the rows in the log, when the newest of them committed, and the lag: seconds that the log is
-    behind the database, where the capture has said so within the last seconds.
+    behind the database, where the capture has said so within the last seconds. On a Kafka log a capture says that it
+    runs when its first snapshot is there.
 
     Example: headrace capture status --log shop.headrace
     """

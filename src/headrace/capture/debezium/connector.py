@@ -195,7 +195,16 @@ REPLICATION = (
         allowed=("all_tables", "disabled", "filtered", "no_tables"),
     ),
     Property(
-        "publish.via.partition.root", Kind.BOOLEAN, "false", not_yet("Partitions are captured as tables of their own.")
+        "publish.via.partition.root",
+        Kind.BOOLEAN,
+        "false",
+        done("Rows of a partition are events of its partitioned table, where that one matches, and are read once."),
+        {
+            "false": not_yet(
+                "Rows of a partition are events of its partitioned table, where that one matches: say true. Where only "
+                "the partitions match (table.include.list), they are tables of their own."
+            )
+        },
     ),
     Property(
         "replica.identity.autoset.values",
