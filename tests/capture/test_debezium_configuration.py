@@ -226,6 +226,9 @@ def test_every_mistake_is_said_at_once() -> None:
             "max.batch.size": "0",
             "heartbeat.interval.ms": "1000",
             "topic.prefix": "my shop",
+            "schema.include.list": ",",
+            "transforms": "unwrap,unwrap",
+            "status.update.interval.ms": "99999999999999999999",
         }
     )
     assert "slot.nam = x: There is no such property (did you mean «slot.name»?)" in told
@@ -234,11 +237,14 @@ def test_every_mistake_is_said_at_once() -> None:
     assert "table.include.list is there too" in told
     assert "(did you mean «column.mask.with.<length>.chars»?)" in told
     assert "ExtractNewRecordState has no such property (did you mean «add.fields»?)" in told
-    assert "«unwarp» is not one of transforms=unwrap (did you mean «unwrap»?)" in told
+    assert "«unwarp» is not one of transforms=unwrap,unwrap (did you mean «unwrap»?)" in told
     assert "0 is less than 1" in told
     assert "heartbeat.interval.ms = 1000: Not supported yet." in told
     assert "«my shop» is not letters, digits, dots, - and _" in told
-    assert len(told.splitlines()) == 12  # with the first line, and what to do
+    assert "schema.include.list = ,: It names nothing." in told
+    assert "«unwrap» is there twice" in told
+    assert "99999999999999999999 is more than" in told
+    assert len(told.splitlines()) == 15  # with the first line, and what to do
 
 
 def test_what_is_required_and_missing() -> None:

@@ -34,7 +34,7 @@ CONNECTION = (
         done("The host that is connected to; several, by commas, as libpq has them."),
         required=True,
     ),
-    Property("database.port", Kind.INTEGER, "5432", done("The port that is connected to."), minimum=1),
+    Property("database.port", Kind.INTEGER, "5432", done("The port that is connected to."), minimum=1, maximum=65_535),
     Property("database.user", Kind.TEXT, None, done("The role, which needs REPLICATION and SELECT."), required=True),
     Property(
         "database.password",

@@ -228,7 +228,7 @@ def _group(configuration: Configuration, group: _Group, left: dict[str, str]) ->
             yield from _component(configuration, group, group.names, group.names, own, default=_JSON)
         return
     names = listed(configuration.get(group.names))
-    for name in names:
+    for name in dict.fromkeys(names):
         prefix = f"{group.names}.{name}"
         own = _taken(left, f"{prefix}.")
         chosen = f"{prefix}.type"
@@ -322,7 +322,9 @@ def _beside(configuration: Configuration, line: Line) -> Line:
         if line.name == exclude and include in given:
             meaning = refused(f"{include} is there too: only one of them can be.")
     if line.name == "transforms" and configuration.get("transforms"):
-        meaning = done("Rows go through them in this order.")
+        names = listed(configuration.get("transforms"))
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        meaning = refused(f"«{twice[0]}» is there twice.") if twice else done("Rows go through them in this order.")
     if line.name == "key.converter" and meaning.state.runs and not _alike(configuration):
         meaning = not_yet("On a Kafka log keys are written as values are.")
     if line.name.endswith(".predicate") and line.part:

@@ -172,6 +172,8 @@ def dsn_of(configuration: Configuration) -> str:
     "host='db' password='it\\\\'s \\\\\\\\ me'"
     """
     given = {libpq: configuration.get(name) for name, libpq in _LIBPQ.items() if configuration.get(name)}
+    if "sslmode" in given:
+        given["sslmode"] = given["sslmode"].lower()
     if "password" in given:  # blanks belong to it
         given["password"] = configuration.properties["database.password"]
     if configuration.get("database.tcpKeepAlive").lower() == "false":

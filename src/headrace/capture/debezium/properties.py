@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from headrace.capture.debezium.expressions import expressions
+from headrace.capture.debezium.expressions import expressions, split_list
 from headrace.errors import DeclarationError
 
 
@@ -81,7 +81,6 @@ class Kind(enum.StrEnum):
 
 _PLACEHOLDER = re.compile(r"<([a-z. ]+)>")
 _DIGITS = ("length", "digits")
-_JAVA_INT = 2**63
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Property:
         meaning: what it does here, whatever its value.
         values: what it does where its value is one of these, in lower case.
         allowed: the values of a `Kind.WORD`.
-        minimum: of a number.
+        minimum, maximum: of a number.
         form: a regular expression that the whole of a text has to match, and what it means in words.
         required: Debezium itself refuses a configuration without it.
 
@@ -109,6 +108,7 @@ class Property:
     values: Mapping[str, Meaning] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     minimum: int | None = None
+    maximum: int = 2**63 - 1
     form: tuple[str, str] | None = None
     required: bool = False
 
@@ -161,7 +161,7 @@ class Property:
             case Kind.BOOLEAN if text.lower() not in ("true", "false"):
                 return f"«{value}» is neither true nor false"
             case Kind.INTEGER | Kind.MILLISECONDS:
-                return _whole(text, self.minimum)
+                return _whole(text, self.minimum, self.maximum)
             case Kind.NUMBER if not re.fullmatch(r"[+-]?\d+(\.\d*)?", text):
                 return f"«{value}» is no number"
             case Kind.WORD if text.lower() not in self.allowed:
@@ -169,6 +169,8 @@ class Property:
             case Kind.WORDS:
                 unknown = [word for word in listed(text) if word.lower() not in self.allowed]
                 return f"«{unknown[0]}» is none of {', '.join(self.allowed)}" if unknown else ""
+            case Kind.REGEXES if self.name.endswith("include.list") and not split_list(text):
+                return "it names nothing"
             case Kind.REGEX | Kind.REGEXES:
                 return _expression(text, one=self.kind is Kind.REGEX)
         if self.form is not None and not re.fullmatch(self.form[0], text):
@@ -176,9 +178,11 @@ class Property:
         return "it is empty" if self.required and not text else ""
 
 
-def _whole(text: str, minimum: int | None) -> str:
-    if not re.fullmatch(r"[+-]?[0-9]{1,19}", text) or not -_JAVA_INT <= int(text) < _JAVA_INT:
+def _whole(text: str, minimum: int | None, maximum: int) -> str:
+    if not re.fullmatch(r"[+-]?[0-9]{1,40}", text):
         return f"«{text}» is no whole number"
+    if int(text) > maximum:
+        return f"{text} is more than {maximum}"
     return f"{text} is less than {minimum}" if minimum is not None and int(text) < minimum else ""
 
 
