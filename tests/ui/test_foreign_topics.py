@@ -104,6 +104,8 @@ def test_it_is_shown_as_it_was(cluster: Client, others: str) -> None:
         assert "Follow" not in body and "Delete this topic" not in body
         found = cluster.get(f"/ui/topics/{others}/export", at=at, form="jsonl").body.decode().splitlines()
         assert len(found) == 30
+        counted = cluster.get("/ui/sql/result", q=f'select count(*) as n, max("offset") from "{others}"', at=at)
+        assert "<td>30</td>" in counted.body.decode() and "<td>9</td>" in counted.body.decode()
     assert cluster.get(f"/ui/topics/{others}", PAGE, at="0/1932A28").status == 400
     assert cluster.get(f"/ui/topics/{others}", PAGE, at=f"{others}:99999").status == 404
 

@@ -21,11 +21,12 @@ from headrace.inspect.query import (
     topic_shape,
     with_numbers,
 )
-from headrace.inspect.topics import view_shape, view_table
+from headrace.inspect.topics import view_shape
 from headrace.log.base import Log
 from headrace.log.kafka_view import KafkaView
 from headrace.plain_values import values
 from headrace.row_tables import cell
+from headrace.ui.read.foreign import ForeignSearch, ForeignTopic, foreign_topic
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.topics import offset_numbers
 from headrace.ui.subject import Subject
@@ -115,9 +116,26 @@ def _table(subject: Subject, topic: str, at: str, bounds: Bounds) -> pa.Table:
     log = subject.log_of(topic)
     if log is None:
         assert isinstance(subject.held, KafkaView)
-        return view_table(subject.held, topic, lambda _: bounds.check())
+        return joined(list(_messages(foreign_topic(subject.held, topic, at), subject.held, bounds)))
     moment = subject.moment(topic, at)
     return joined(list(_parts(moment, log, topic, bounds))) or empty_topic(None)
+
+
+def _messages(topic: ForeignTopic, view: KafkaView, bounds: Bounds) -> Iterable[pa.Table]:
+    for table in ForeignSearch(view, topic, "", topic.first, topic.end, False, bounds).tables():
+        bounds.read += table.nbytes
+        if bounds.read > READ_BYTES:
+            raise _too_much(topic.name)
+        yield table
+    if not topic.rows:
+        yield view_shape(view, topic.name)
+
+
+def _too_much(topic: str) -> LogError:
+    return LogError(
+        f"with «{topic}» the query reads more than {READ_BYTES >> 20} MiB of rows, which is too much here",
+        advice="Filter the topic on its own page, or run headrace sql.",
+    )
 
 
 def _parts(moment: Moment, log: Log, topic: str, bounds: Bounds) -> Iterable[pa.Table]:
@@ -130,10 +148,7 @@ def _parts(moment: Moment, log: Log, topic: str, bounds: Bounds) -> Iterable[pa.
         found = True
         bounds.read += records.nbytes
         if bounds.read > READ_BYTES:
-            raise LogError(
-                f"with «{topic}» the query reads more than {READ_BYTES >> 20} MiB of rows, which is too much here",
-                advice="Filter the topic on its own page, or run headrace sql.",
-            )
+            raise _too_much(topic)
         yield with_numbers(present(records), offset=offset_numbers(offset, records.num_rows))
     if not found:
         yield topic_shape(log, topic)
