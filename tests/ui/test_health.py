@@ -60,6 +60,7 @@ def test_wal_that_a_slot_keeps_back(app: hr.App, database: Database, tmp_path: P
 
         numbers = wait_until(noted, "a slot that keeps WAL back")
         assert numbers["source:shop/note"] == f"{numbers['log/kept']} of WAL kept"
+        assert numbers["source:shop/status"] == "streaming from /tmp…", "what its box has room for"
         log.close()
         client = Client(running.page.removesuffix("/ui/"))
         plan = client.get("/ui/").body.decode()

@@ -15,7 +15,7 @@ from headrace.capture.postgres import doctor
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import Examination
 from headrace.capture.postgres.slot_binding import known_sources
-from headrace.findings import Finding, Severity
+from headrace.findings import Finding, Severity, worst_first
 from headrace.inspect.health import SILENT_SECONDS, Status, read_status
 from headrace.log import file_of
 from headrace.log.base import Log
@@ -136,12 +136,12 @@ def _of_disk(stored: Stored) -> Iterator[Finding]:
 
 
 def database_findings(log: Log, place: str) -> list[Finding]:
-    """Ask the databases that a log captures, and return what is found of them; it takes as long as they take.
+    """Ask the databases that a log captures, and return what is found, the worst first; it takes as long as they take.
 
     Args:
         place: where the log is, for commands.
     """
-    return [finding for name in known_sources(log) for finding in _of_database(log, name, place)]
+    return worst_first(finding for name in known_sources(log) for finding in _of_database(log, name, place))
 
 
 def _of_database(log: Log, name: str, place: str) -> list[Finding]:

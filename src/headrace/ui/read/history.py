@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,15 +22,13 @@ def history_of(log: Log) -> list[Sample]:
     return read_history(log) or recorded(log)
 
 
-def joined(before: Sequence[Sample], watched: Iterable[Sample]) -> list[Sample]:
-    """Return what is known of before, and behind it what was seen while somebody looked.
+def joined(recorded: Iterable[Sample], watched: Iterable[Sample]) -> list[Sample]:
+    """Return what was noted all the time together with what was seen, more closely, while somebody looked.
 
-    >>> joined([Sample(1, 5, 9, 2, 7), Sample(3, 5, 9, 2, 7)], [Sample(2, 4, 8, 2, 7)])[-1].ts
-    2
+    >>> [sample.ts for sample in joined([Sample(1, 5, 9, 2, 7), Sample(6, 5, 9, 2, 7)], [Sample(2, 4, 8, 2, 7)])]
+    [1, 2, 6]
     """
-    seen = list(watched)
-    first = seen[0].ts if seen else float("inf")
-    return [*(sample for sample in before if sample.ts < first), *seen]
+    return sorted((*recorded, *watched), key=lambda sample: sample.ts)
 
 
 def recorded(log: Log) -> list[Sample]:

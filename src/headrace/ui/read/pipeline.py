@@ -16,6 +16,7 @@ from headrace.inspect.health import Status, read_status
 from headrace.log import file_of
 from headrace.log.base import Log, TopicInfo
 from headrace.plan.graph import Graph
+from headrace.plan.picture import SPARE
 from headrace.plan.plan import INTERNAL
 from headrace.registry.models import Progress, read_model
 from headrace.registry.plans import read_plans
@@ -101,6 +102,15 @@ def graph_of(log: Log, topics: Iterable[str] | None = None) -> Graph:
     return found
 
 
+def _brief(text: str) -> str:
+    """Return a text as a part of the plan has room for it; the page Health has all of it.
+
+    >>> _brief("streaming from db.example:5432/shop")
+    'streaming from db.e…'
+    """
+    return text if len(text) <= SPARE else f"{text[: SPARE - 1]}…"
+
+
 @dataclass(slots=True)
 class Numbers:
     """Numbers of a pipeline by their keys, from one look to the next.
@@ -131,7 +141,7 @@ class Numbers:
         for part in now.status.parts:
             key = f"{part.kind}:{part.name}"
             state = FAILED if part.ended else HELD if part.seconds and part.kind != "engine" else BUSY
-            found |= {f"{key}/state": state, f"{key}/status": part.status}
+            found |= {f"{key}/state": state, f"{key}/status": _brief(part.status)}
         found |= self._gauges(now)
         alarms = sum(info.end for topic, info in now.topics.items() if topic in self._alarms())
         letters = sum(info.end for topic, info in now.topics.items() if topic.endswith(DEAD))
