@@ -96,6 +96,31 @@ def test_a_connectors_file_is_run(connector: Path, database: Database, tmp_path:
     assert slots == [("headrace_iris_connector_flink_flink",)]
 
 
+def test_a_table_that_is_made_later(connector: Path, database: Database, tmp_path: Path) -> None:
+    log = tmp_path / "iris.headrace"
+    arguments = ("capture", "--config", connector, "--log", log, "--until-caught-up", "--json")
+    call(*arguments)
+    database.execute("CREATE TABLE iris_late (id int PRIMARY KEY)")
+    database.execute("INSERT INTO iris_late VALUES (1)")
+    assert "iris_late" in str(refused(*arguments))
+    done = call("capture", "resync", connector, "--log", log, "--json")
+    assert json.loads(done.stdout)["sources"][0]["source"] == "flink"
+    assert json.loads(call(*arguments).stdout)["topics"]["flink.public.iris_late"] == 1
+
+
+def test_a_lost_slot_and_the_log_alone(connector: Path, database: Database, tmp_path: Path) -> None:
+    """What a resync appends are events of Debezium's, too; the password is not in the log."""
+    log = tmp_path / "iris.headrace"
+    arguments = ("capture", "--config", connector, "--log", log, "--until-caught-up", "--json")
+    call(*arguments)
+    database.drop_slots()
+    database.execute("UPDATE iris_train SET petal = 7 WHERE id = 1")
+    assert "headrace capture resync --log" in str(refused(*arguments))
+    call("capture", "resync", "--log", log, "--json")
+    shown = call("topics", "cat", "--all", "--log", log, "--format", "debezium-json").stdout
+    assert json.loads(shown.splitlines()[-1])["value"] == {"id": 1, "petal": 7.0}
+
+
 def test_a_database_without_a_file(connector: Path, database: Database, tmp_path: Path) -> None:
     arguments = ("--tables", r"public\.(iris_test|other)", "--tables", r"nothing{1,2}", "--prefix", "shop")
     settings = ("--set", f"slot.name=own_{database.name}", "--set", f"publication.name=own_{database.name}")

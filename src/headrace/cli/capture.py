@@ -11,6 +11,7 @@ import typer
 import typer.core
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from headrace.capture.debezium.configuration import read_configuration
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.cli import connector
 from headrace.cli.arguments import JsonOption, LogOption, load_app, location, reading, writing
@@ -58,7 +59,8 @@ def _group() -> None:
 @with_events
 def capture_resync(
     file: Annotated[
-        str | None, typer.Argument(help="The pipeline's file, or FILE:NAME; left out, the log says what it captures.")
+        str | None,
+        typer.Argument(help="The pipeline's file, FILE:NAME, or a connector's; left out, the log says what it has."),
     ] = None,
     log: LogOption = None,
     dsn: Annotated[
@@ -100,7 +102,7 @@ def capture_resync(
     if unknown_rows not in (None, "append", "leave"):
         raise typer.BadParameter("--unknown-rows is append or leave")
     options = ResyncOptions(dsn, source, unknown_rows, force, take_over)  # type: ignore[arg-type]  # it is one of them
-    app = load_app(file) if file else None
+    app = _declared(file, log) if file else None
     where = log or (app.log if app is not None else location(None))
     opened = _opened(where, app, changing=not dry_run)
     with opened as held, _progress("comparing" if dry_run else "making the slot", show=not as_json) as on_progress:
@@ -147,6 +149,13 @@ def capture_state(
     print_table(rows, columns=["table", "topic", "rows", "last_commit", "lag"], title=f"{found.source}: {found.state}")
     behind = "" if found.lag_bytes is None else f", {found.lag_bytes:,} bytes of WAL behind"
     report(f"{found.source}: {found.text}; everything before {found.lsn} is in the log{behind}")
+
+
+def _declared(file: str, log: str | None) -> App:
+    """Return the app of a Python file, or that of a connector's configuration."""
+    if file.endswith((".json", ".properties")):
+        return connector.connector_app(read_configuration(file), log)
+    return load_app(file)
 
 
 def _run(source: SourceResync, log: Log) -> dict[str, Any]:

@@ -68,10 +68,7 @@ def capture_run(
     Example: headrace capture run --config connector.json --log shop.headrace
     """
     configuration = _configuration(config, dsn, tables=tables, prefix=prefix, settings=settings)
-    name = configuration.get("name") or configuration.get("topic.prefix") or "capture"
-    pipeline = App(name.replace("/", "_"), log)
-    name_app(pipeline.name)
-    pipeline.debezium(configuration, dsn=dsn)
+    pipeline = connector_app(configuration, log, dsn=dsn)
     if not as_json and not as_lines():
         report(str(pipeline.plan()))
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
@@ -102,6 +99,19 @@ def capture_run(
     tell(line, "captured", topics=rows, streamed=new)
     if letters:
         tell(letters_summary(letters, pipeline.log), "dead_letters", topics=letters)
+
+
+def connector_app(configuration: Configuration, log: str | None, *, dsn: str | None = None) -> App:
+    """Return the app that a connector's configuration declares.
+
+    Raises:
+        DeclarationError: it cannot be run here.
+    """
+    name = configuration.get("name") or configuration.get("topic.prefix") or "capture"
+    made = App(name.replace("/", "_"), log)
+    name_app(made.name)
+    made.debezium(configuration, dsn=dsn)
+    return made
 
 
 def _configuration(

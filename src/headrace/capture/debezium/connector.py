@@ -186,7 +186,8 @@ REPLICATION = (
         {
             "all_tables": done(
                 "A publication that is missing is made for the captured tables only, which needs no superuser: rows "
-                "of other tables do not leave the server. Tables that are created later are not captured yet."
+                "of other tables do not leave the server. Tables that are created later come in by «headrace capture "
+                "resync connector.json», and not by themselves yet."
             ),
             "filtered": done("A publication that is missing is made for the captured tables; one that exists is kept."),
             "disabled": done("The publication has to exist."),

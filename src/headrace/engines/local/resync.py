@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from headrace.capture.postgres.resync import Resync, Unknown
 from headrace.capture.postgres.slot_binding import Claim, SourceRecord, derived_name, known_sources
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
-from headrace.capture.postgres.startup import Startup
+from headrace.capture.postgres.startup import DEBEZIUM, Startup
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.sources import databases
 from headrace.errors import DeclarationError, SourceRefused
@@ -164,6 +165,7 @@ def _kept(log: Log, place: str, options: ResyncOptions, known: dict[str, SourceR
         record = known[name]
         dsn = options.dsn if name == chosen and options.dsn is not None else _address(log, name, record)
         derived = derived_name(app or name, name)
+        properties = log.records(DEBEZIUM).get(name)
         made.append(
             PostgresSource(
                 dsn,
@@ -175,6 +177,7 @@ def _kept(log: Log, place: str, options: ResyncOptions, known: dict[str, SourceR
                 place=place,
                 take_over=options.take_over,
                 allow_failing_updates=True,  # they were captured so
+                debezium=None if properties is None else json.loads(properties),
             )
         )
     return made
