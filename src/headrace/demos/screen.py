@@ -63,8 +63,14 @@ class View(ABC):
             self.console.print(Text(text) if isinstance(text, str) else text, highlight=False, soft_wrap=True)
 
 
-def show_page(options: ServerOptions, page: str) -> None:
-    """Open the dashboard, where it was asked for."""
+def show_page(options: ServerOptions, page: str, console: Console | None = None) -> None:
+    """Open the dashboard, where it was asked for.
+
+    Args:
+        console: on which a person at a terminal is told where it is, above what is drawn there.
+    """
+    if options.ui and console is not None and console.is_interactive:
+        console.print(f"The dashboard is at {page}", highlight=False, soft_wrap=True)
     if options.ui and options.opens:
         open_browser(page)
 

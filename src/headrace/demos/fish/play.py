@@ -134,7 +134,7 @@ def _run_topics(
     """Append every row to its machine's topic; returns the dashboard's address too, "" where it was stopped."""
     app = pipeline.from_topics(found.log, data.training, online=options.online)
     with _sending(view) as stopped:
-        running = _start(app, options, stack)
+        running = _start(app, options, stack, view.console)
         sent = {machine: _already_sent(running, data, machine) for machine in data.sent}
 
         def send(event: Event) -> None:
@@ -173,7 +173,7 @@ def _run_tables(
     with _sending(view) as stopped:
         if options.postgres is not None:
             stack.callback(clean_up, database, APP)
-        running = _start(app, options, stack)
+        running = _start(app, options, stack, view.console)
         events = data.events()
         view.total = len(events)
         pace = Pace(_speed(options, view), stopped)
@@ -183,10 +183,10 @@ def _run_tables(
     return outcome, "" if stopped.is_set() else running.page
 
 
-def _start(app: hr.App, options: Options, stack: contextlib.ExitStack) -> Running:
+def _start(app: hr.App, options: Options, stack: contextlib.ExitStack, console: Console) -> Running:
     """Return the pipeline, which runs until the stack ends."""
     running = stack.enter_context(app.start(ui=options.ui))
-    show_page(options, running.page)
+    show_page(options, running.page, console)
     return running
 
 

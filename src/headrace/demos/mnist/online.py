@@ -161,7 +161,7 @@ def _run(
         view.say("opening the log: what was learned before is learned again from it")
         stack.enter_context(view.drawing())
         running = until.enter_context(app.start(ui=options.ui))
-        show_page(options, running.page)
+        show_page(options, running.page, view.console)
         producer.at = running.appended(pipeline.DIGITS, PRODUCER)
         seen = _follow(running, view, 0, quietly=True)
         there = f" behind the {producer.at:,} that are there" if producer.at else ""

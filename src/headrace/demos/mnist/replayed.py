@@ -110,7 +110,7 @@ def _evaluate(
     if options.postgres is not None:
         until.callback(_clean_up, found)
     running = until.enter_context(app.start(ui=options.ui))
-    show_page(options, running.page)
+    show_page(options, running.page, view.console)
     with psycopg.connect(found.dsn, autocommit=True) as database:
         there = TEST in running.log.topics()
         view.count(f"waiting for {TEST}{'' if there else ', which does not exist yet'}", len(data.test))

@@ -242,17 +242,13 @@ function editor() {
   result?.addEventListener("htmx:afterRequest", () => cancel.hidden = true);
 }
 
-/** @type {WeakMap<HTMLElement, { text: string, renew: () => void, draw: () => void }>} charts that are drawn */
+/** @type {WeakMap<HTMLElement, { renew: () => void, draw: () => void }>} charts that are drawn */
 const drawn = new WeakMap();
 
 /** Draws the numbers of `data-chart`, in the colours of the page; one that is drawn gets its new numbers. @param {ParentNode} root */
 function charts(root) {
   for (const figure of all("[data-chart]", root)) {
-    const text = figure.dataset.chart || "{}";
-    const known = drawn.get(figure);
-    if (known?.text !== text) known?.renew();
-    if (known) { known.text = text; continue; }
-    let plot = /** @type {any} */ (null), about = JSON.parse(text);
+    let plot = /** @type {any} */ (null), about = /** @type {any} */ (null), text = "";
     const sorted = () => {
       const /** @type {number[][]} */ values = about.values, first = values[0];
       const order = [...first.keys()].filter((i) => first[i] !== null).sort((a, b) => first[a] - first[b]);
@@ -270,7 +266,8 @@ function charts(root) {
         const edge = (about.bands || []).flat().includes(i + 1);
         return { label, stroke: edge ? style.getPropertyValue("--line") : stroke, width: edge ? 1 : 1.5, ...bars, ...dots };
       });
-      const named = about.labels ? { values: (/** @type {unknown} */ _, /** @type {number[]} */ at) => at.map((i) => about.labels[i] ?? "") } : {};
+      const named = about.labels ? { values: (/** @type {unknown} */ _, /** @type {number[]} */ at) => at.map((i) => about.labels[i] ?? "") }
+        : about.time ? { values: (/** @type {unknown} */ _, /** @type {number[]} */ at) => stamped(at), space: 70 } : {};
       // Bars begin at 0, and the outer ones are whole.
       const bars = kind === "bars";
       const wide = bars && !about.time ? { range: (/** @type {unknown} */ _, /** @type {number} */ a, /** @type {number} */ b) => [a - 0.6, b + 0.6] } : {};
@@ -284,14 +281,17 @@ function charts(root) {
       }, sorted(), figure);
     };
     const renew = () => {
-      const names = String(about.names);
-      about = JSON.parse(figure.dataset.chart || "{}");
-      if (String(about.names) === names) plot.setData(sorted()); else draw();
+      const names = String(about?.names);
+      if (text === figure.dataset.chart) return;
+      about = JSON.parse(text = figure.dataset.chart || "{}");
+      if (plot && String(about.names) === names) plot.setData(sorted()); else draw();
     };
-    drawn.set(figure, { text, renew, draw });
-    draw();
+    if (!drawn.has(figure)) drawn.set(figure, { renew, draw });
+    drawn.get(figure)?.renew();
   }
 }
+/** @param {number[]} at seconds since 1970 @returns {string[]} times of day, or dates where days lie between them */
+const stamped = (at) => at.map((s) => stamp(s * 1000).slice(...(at[at.length - 1] - at[0] > 172800 ? [0, 10] : [11, 19])));
 const drawAgain = () => all("[data-chart]").forEach((figure) => drawn.get(figure)?.draw());
 
 /** @type {Record<string, string>} */
@@ -424,17 +424,18 @@ function dialogs() {
 
 // -- times, light and dark -------------------------------------------------------------------------------------------
 
+/** @param {number} ms since 1970 @returns {string} the time as ISO 8601, local or UTC as it was chosen */
+const stamp = (ms) => new Date(ms - (localStorage.getItem("headrace.zone") === "local" ? new Date(ms).getTimezoneOffset() * 60000 : 0)).toISOString();
+
 /** @param {ParentNode} [root] */
 function times(root = document) {
   const local = localStorage.getItem("headrace.zone") === "local";
   const button = one("#zone");
   if (button) button.textContent = local ? "local" : "UTC";
   for (const place of all("time[data-us]", root)) {
-    const us = Number(place.dataset.us), when = new Date(us / 1000);
-    if (!us || Number.isNaN(when.getTime())) continue;
-    const zone = when.getTimezoneOffset() * 60000;
-    const text = new Date(us / 1000 - (local ? zone : 0)).toISOString().replace("T", " ").replace("Z", "");
-    place.textContent = text.replace(".000", "");
+    const us = Number(place.dataset.us);
+    if (!us || Number.isNaN(new Date(us / 1000).getTime())) continue;
+    place.textContent = stamp(us / 1000).replace("T", " ").replace("Z", "").replace(".000", "");
     place.title = local ? "local time" : "UTC";
   }
 }
