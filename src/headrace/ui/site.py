@@ -35,6 +35,8 @@ NAV = (
 )
 
 
+# Pages that are of pipelines alone.
+OF_PIPELINES = tuple(f"{BASE}/{name}" for name in ("models", "alarms", "letters", "health"))
 # A name in a path, whatever its characters; see `headrace.ui.guard.SLASH`.
 Name = Annotated[str, AfterValidator(lambda text: text.replace(SLASH, "/"))]
 
@@ -77,6 +79,7 @@ class Site:
             kept=_kept(PIPELINE.get()),
             pipelines=self.subject.pipelines,
             undecided=self.subject.undecided,
+            choose=self.subject.undecided and request.url.path.startswith(OF_PIPELINES),
             headrace=version("headrace"),
             **values,
         )
