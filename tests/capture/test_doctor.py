@@ -170,6 +170,9 @@ PLANTED = {
     "heartbeat without the right": Planted(
         (BEAT, *ALL), "heartbeat", ERROR, "may not INSERT", "GRANT INSERT", {"heartbeat": BEATS}, as_role=True
     ),
+    "heartbeat that nobody captures": Planted(
+        (BEAT,), "heartbeat", WARNING, "is not captured", options={"heartbeat": BEATS, "patterns": (r"public\.t",)}
+    ),
     "heartbeat that is never run": Planted(
         (BEAT,), "heartbeat", WARNING, "never run", options={"heartbeat": replace(BEATS, interval_ms=0)}
     ),

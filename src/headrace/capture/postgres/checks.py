@@ -603,13 +603,18 @@ def encryption(*, encrypted: bool, local: bool, where: str) -> list[Finding]:
 
 
 def heartbeat(
-    given: Heartbeat, beaten: BeatenTable | None, found: Publication | None, role: Role, where: str
+    given: Heartbeat,
+    beaten: BeatenTable | None,
+    found: Publication | None,
+    tables: Sequence[Table],
+    role: Role,
+    where: str,
 ) -> list[Finding]:
     """Find a heartbeat that has no effect.
 
     Args:
         beaten: the table that it writes; None where it writes none.
-        found: the publication that its rows should come through; None where it is made at the start.
+        found: the publication that its rows should come through; None where it is made at the start, of ``tables``.
     """
     findings = []
     if given.query and not given.interval_ms:
@@ -633,4 +638,8 @@ def heartbeat(
         )
         sql = (f"ALTER PUBLICATION {quote(found.name)} ADD TABLE {table.sql};",)
         findings.append(Finding("heartbeat", ERROR, said, sql, safe=True))
+    elif found is None and table.oid not in {known.oid for known in tables}:
+        said = f"heartbeat table {table} of {where} is not captured: a publication that is made at the start has it not"
+        advice = "Add it to the tables that are captured (table.include.list, tables=…), or publish it yourself."
+        findings.append(Finding("heartbeat", WARNING, said, advice=advice))
     return findings

@@ -57,7 +57,7 @@ class Facts:
     Attributes:
         where: the server, for people.
         settings: of the server, by name.
-        used: walsenders that are in use.
+        senders: walsenders that are in use; ``made``: slots that there are, temporary ones too.
         existing: all tables; ``tables`` those that are meant, with all their columns.
         failing, indexes, wide: of all tables; see `checks.updates`, `checks.wide_values`.
         publications: by name; of the database.
@@ -73,7 +73,8 @@ class Facts:
     pooled: bool
     encrypted: bool
     local: bool
-    used: int
+    senders: int
+    made: int
     existing: tuple[Table, ...]
     tables: tuple[Table, ...]
     failing: Mapping[int, str]
@@ -188,9 +189,9 @@ def _of_room(facts: Facts, examination: Examination) -> list[Finding]:
     found = []
     if own is None:
         most = int(facts.settings["max_replication_slots"])
-        found += checks.room(used=len(facts.slots), most=most, where=facts.where)
+        found += checks.room(used=facts.made, most=most, where=facts.where)
     if own is None or own.active_pid is None:
-        found += checks.senders(used=facts.used, most=int(facts.settings["max_wal_senders"]), where=facts.where)
+        found += checks.senders(used=facts.senders, most=int(facts.settings["max_wal_senders"]), where=facts.where)
     return found
 
 
@@ -222,7 +223,7 @@ def _of_publications(facts: Facts, examination: Examination) -> list[Finding]:
         found += checks.publishing(facts.role, captured, name, where)
     if named is not None:
         found += checks.publication_parts(named, captured, where)
-    found += checks.heartbeat(examination.heartbeat, facts.beaten, named, facts.role, where)
+    found += checks.heartbeat(examination.heartbeat, facts.beaten, named, captured, facts.role, where)
     told = {table.oid for table in captured if not examination.failing_updates}
     others = [table for table in facts.existing if table.oid not in told]
     for known in facts.publications.values():
@@ -303,7 +304,8 @@ _SETTINGS = (
     "output_plugin_libraries",
 )
 _SERVER = """
-SELECT pg_is_in_recovery(), pg_encoding_to_char(encoding), (SELECT count(*) FROM pg_stat_replication)
+SELECT pg_is_in_recovery(), pg_encoding_to_char(encoding), (SELECT count(*) FROM pg_stat_replication),
+  (SELECT count(*) FROM pg_replication_slots)
 FROM pg_database WHERE datname = current_database()
 """
 # Columns that may be stored out of line, but those of keys, and how much is: fixed-size and short types never are.
@@ -341,7 +343,7 @@ WHERE c.oid = to_regclass(%s)
 
 def read_facts(connection: SqlConnection, examination: Examination) -> Facts:
     """Read what there is to know. Nothing is changed, and no table is read."""
-    standby, encoding, used = connection.execute(_SERVER).fetchone() or (False, "", 0)
+    standby, encoding, senders, made = connection.execute(_SERVER).fetchone() or (False, "", 0, 0)
     existing = catalog.all_tables(connection)
     oids = [table.oid for table in existing]
     chosen = catalog.matching(existing, examination.patterns) if examination.patterns else existing
@@ -356,7 +358,8 @@ def read_facts(connection: SqlConnection, examination: Examination) -> Facts:
         pooled=catalog.pooled(connection),
         encrypted=bool(connection.pgconn.ssl_in_use),
         local=host.startswith(("/", "127.")) or host in LOCAL,
-        used=used,
+        senders=senders,
+        made=made,
         existing=tuple(existing),
         tables=tuple(catalog.with_columns(connection, chosen, None)),
         failing=catalog.failing_updates(connection, oids),
