@@ -39,6 +39,7 @@ from headrace.ui.pages import (
     topics,
 )
 from headrace.ui.read.cluster import pipeline_numbers
+from headrace.ui.read.states import States
 from headrace.ui.site import Site
 from headrace.ui.stream import Hub
 from headrace.ui.subject import PIPELINE, Subject
@@ -63,7 +64,9 @@ class Dashboard(Guard):
         self.hub = Hub(subject.logs, others)
         self._subject = subject
         gate = Gate(settings, keys)
-        app = _application(Site(subject, self.hub, models), gate, secure=settings.tls_cert is not None)
+        app = _application(
+            Site(subject, self.hub, models, States(follows=models is None)), gate, secure=settings.tls_cert is not None
+        )
         super().__init__(app, gate, body_limit=settings.body_limit, secure=settings.tls_cert is not None)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:

@@ -111,7 +111,9 @@ def moment_of(site: Site, model: str, at: str) -> Moment:
 def ask_as_given(
     predictor: Predictor, moment: Moment, model: str, given: dict[str, str], version: str
 ) -> tuple[Asked | None, str]:
-    """Return a prediction, or why the model cannot be asked."""
+    """Return a prediction, or why the model cannot be asked; neither where nothing is given yet."""
+    if not any(given.values()):
+        return None, ""
     try:
         return predictor.ask(moment, model, given, version), ""
     except HeadraceError as error:

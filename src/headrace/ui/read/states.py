@@ -59,9 +59,15 @@ class _Followed:
 
 
 class States:
-    """Makes states for pages; those that were made last are kept, and models that learn are followed."""
+    """Makes states for pages; those that were made last are kept, and models that learn are followed.
 
-    def __init__(self) -> None:
+    Args:
+        follows: whether a model's steps are repeated as they are recorded; else it is as its newest checkpoint has it.
+            Beside a pipeline, which has the model itself, its learning would be done twice.
+    """
+
+    def __init__(self, *, follows: bool = True) -> None:
+        self._follows = follows
         self._made: OrderedDict[tuple[object, ...], VersionState] = OrderedDict()
         self._followed: dict[tuple[Log, str], _Followed] = {}
         self._lock = threading.Lock()
@@ -91,8 +97,18 @@ class States:
         return self._once(key, lambda: _then(log, known, chosen, step))
 
     def _now(self, log: Log, known: ModelRecord, version: VersionRecord) -> VersionState:
-        """Return the version that predicts, as the newest recorded step has left it."""
-        model = version.model
+        """Return the version that predicts: as the newest recorded step has left it, else as it was stored last."""
+        found = self._after_newest_step(log, known, version.model) if self._follows else None
+        if found is not None:
+            return found
+        topic, model = _steps_topic(known), version.model
+        step = last_step(log, topic, model, _end(log, topic))
+        position = None if step is None else step.position
+        key = (log, model, version.version, position, *checkpoint_steps(log, model)[-1:])
+        return self._once(key, lambda: _nearest(log, known, version, step))
+
+    def _after_newest_step(self, log: Log, known: ModelRecord, model: str) -> VersionState | None:
+        """Return a model that was followed up to the end of the record; None where its steps cannot be repeated."""
         with self._lock:
             followed = self._followed.pop((log, model), None) or _Followed()
             self._followed[log, model] = followed  # the last one
@@ -100,19 +116,15 @@ class States:
                 del self._followed[next(iter(self._followed))]
         with followed.lock:
             try:
-                follower = followed.follower
-                if follower is None:
+                if followed.follower is None:
                     plan, task = declared_by_log(model, known, repeats=True)
-                    follower = followed.follower = Follower(plan, task, log, seconds=SECONDS)
+                    followed.follower = Follower(plan, task, log, seconds=SECONDS)
                 else:
-                    follower.advance()
-                followed.follower = follower
+                    followed.follower.advance()
             except HeadraceError:
                 followed.follower = None
-                step = last_step(log, _steps_topic(known), model, _end(log, _steps_topic(known)))
-                position = None if step is None else step.position
-                key = (log, model, version.version, position, *checkpoint_steps(log, model)[-1:])
-                return self._once(key, lambda: _nearest(log, known, version, step))
+                return None
+            follower = followed.follower
             note = "" if follower.there else "the record goes on: ask again, and it has come further"
             return VersionState(follower.task, follower.state.active, note, followed.lock)
 
