@@ -61,6 +61,7 @@ def test_pages_of_then_stay_byte_for_byte_while_rows_come(tmp_path: Path) -> Non
         first = {at: pages(client, at) for at in (before, after)}
         assert b'data-live="model:weight/version">v1<' in first[before][MODEL]
         assert b'data-live="model:weight/version">v2<' in first[after][MODEL]
+        assert b">v1</text>" in first[before]["/"] and b">v2</text>" in first[after]["/"]
         assert b"80 rows" in first[before][f"{MODEL}/charts"]
         assert first[before]["/alarms"] != first[after]["/alarms"]
         for number, start in enumerate(range(0, MORE, 2 * COUNT)):

@@ -13,6 +13,7 @@ from headrace.plan.picture import laid_out, svg
 from headrace.ui.read.cluster import pipeline_lines
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.pipeline import graph_of
+from headrace.ui.read.relations import versions_of
 from headrace.ui.site import Site, link
 from headrace.ui.stream import numbers
 from headrace.ui.subject import PIPELINE
@@ -75,10 +76,13 @@ def pictures_of(graph: Graph, moment: Moment) -> list[tuple[str, Markup]]:
         if moment.live:
             return [pieces(part.id, line) for line in SHOWN.get(part.kind, ())]
         name = part.id.partition(":")[2]
-        return [[("", f"{topics[name].rows:,} rows")]] if part.kind == "topic" and name in topics else []
+        if part.kind == "model":
+            version = versions_of(moment, name).current
+            return [[("", f"v{version.version}")]] if version is not None else []
+        return [[("", f"{topics[name].rows if name in topics else 0:,} rows")]] if part.kind == "topic" else []
 
     def drawn(width: float) -> Markup:
-        picture = laid_out(graph, spare=LINES if moment.live else {"topic": 1}, width=width)
+        picture = laid_out(graph, spare=LINES if moment.live else {"topic": 1, "model": 1}, width=width)
         return Markup(svg(picture, link=lambda part: place_of(part, at), numbers=numbers_of, style=""))
 
     if len(graph.parts) > MOST_TWICE:
