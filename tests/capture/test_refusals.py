@@ -242,9 +242,12 @@ def test_log_of_another_system(database: CapturedDatabase, stopped: Log) -> None
         assert "another database" in refusal(foreign, stopped)
 
 
-def test_a_new_table_matches(database: CapturedDatabase, stopped: Log) -> None:
+def test_a_new_table_matches_and_the_publication_is_the_users(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("CREATE PUBLICATION mine FOR TABLE t")
+    engine = capture(publication="mine")
+    engine.source.stop()
     database.execute("CREATE TABLE t_new (id int)")
-    text = refusal(database, stopped)
+    text = refusal(database, engine.log, publication="mine")
     assert "public.t_new" in text
     assert "Narrow tables=" in text
 

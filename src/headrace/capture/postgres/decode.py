@@ -11,6 +11,7 @@ off, binary true or false)
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,10 @@ from headrace.capture.postgres.table import Events, NeedsTextMode, Table, rows, 
 from headrace.errors import DecodeError
 from headrace.position import Lsn, format_lsn
 
-__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Resent", "UnknownRelation"]
+__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Resent", "Seen", "UnknownRelation"]
 
+_NUMBERS = 1 << 32
+_SNAPSHOT = re.compile(r"(\d+):(\d+):((?:\d+,?)*)")
 _History = list[tuple[int, Table]]
 MAX_ROWS = 65_536
 MAX_BYTES = 32 << 20
@@ -153,6 +156,37 @@ class Resent:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """The transactions that a table's own snapshot saw.
+
+    Attributes:
+        text: the snapshot as ``pg_current_snapshot()`` prints it: first that was at work, first that had not begun,
+            and those at work between.
+        until: an LSN: of what committed there or later it saw nothing.
+    """
+
+    text: str
+    until: int
+
+    def saw(self, numbers: Ints) -> Mask:
+        """Return which transactions it saw, by the 32 bits of their numbers that the stream has.
+
+        >>> Seen("10:14:11,12", 0).saw(np.array([9, 10, 11, 13, 14])).tolist()
+        [True, True, False, True, False]
+        >>> Seen(f"{2**32 - 2}:{2**32 + 2}:", 0).saw(np.array([2**32 - 3, 1, 2])).tolist()
+        [True, True, False]
+        """
+        match = _SNAPSHOT.fullmatch(self.text)
+        assert match is not None, self.text
+        limit = int(match[2])
+        running = [int(number) for number in match[3].split(",") if number]
+        # The nearest number with these 32 bits: what the stream sends is never half of all numbers away.
+        away = (numbers.astype(np.int64) - limit % _NUMBERS + _NUMBERS // 2) % _NUMBERS - _NUMBERS // 2
+        whole = limit + away
+        return np.asarray((away < 0) & ~np.isin(whole, running))
+
+
+@dataclass(frozen=True, slots=True)
 class _Segment:
     """Consecutive events of one topic that make one batch."""
 
@@ -172,6 +206,7 @@ class Decoder:
         known: the tables that are captured, by OID; None for all that come, each called as it is.
         leaves_out: whether rows of another table are left out; where they are not, they are an error.
         describe: says what the catalog knows of a table beyond its Relation message, whenever one comes.
+        seen: by OID, what the snapshots of tables saw that joined the capture.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
             transactions are gathered in pieces of about this size. (A larger one that has come whole is one piece,
@@ -186,9 +221,10 @@ class Decoder:
         self,
         prefix: str,
         *,
-        known: Mapping[int, Known] | None = None,
+        known: dict[int, Known] | None = None,
         leaves_out: Callable[[Relation], bool] = lambda _relation: False,
         describe: Callable[[Relation], str] | None = None,
+        seen: Mapping[int, Seen] | None = None,
         skip_below: int = 0,
         max_open_rows: int = MAX_ROWS,
         max_open_bytes: int = MAX_BYTES,
@@ -200,6 +236,8 @@ class Decoder:
         self.skip_below = skip_below
         self.resent: Resent | None = None
         self.max_open_rows, self.max_open_bytes = max_open_rows, max_open_bytes
+        self.seen = dict(seen or {})
+        self._awaited: dict[int, set[int]] = {}
         self._prepared: dict[Relation, Table] = {}
         self.reset()
 
@@ -297,13 +335,19 @@ class Decoder:
         if len(found) > found.end_lsn.size:
             last = len(found) - 1
             next_index = int(found.base[last]) + int(counts[last])
-            self._unfinished = Unfinished(int(found.lsn[last]), int(found.ts_us[last]), next_index)
+            self._unfinished = Unfinished(
+                int(found.lsn[last]), int(found.ts_us[last]), next_index, int(found.number[last])
+            )
         stored = int(found.lsn.searchsorted(np.uint64(self.skip_below))) if self.skip_below else 0
+        taken_in = self._taken_in(found, counts, relation_ids)
         if self.resent:
-            self._check_resent(found, counts, relation_ids, stored)
+            self._check_resent(found, counts, relation_ids, stored, taken_in)
         if stored == len(found):
             return None
-        if stored:
+        if taken_in is not None:
+            taken_in[: int(counts[:stored].sum())] = True
+            events, relation_ids = events.take(~taken_in), relation_ids[~taken_in]
+        elif stored:
             first = int(counts[:stored].sum())
             events, relation_ids = events.take(slice(first, None)), relation_ids[first:]
         batches, rejected = self._batches(frame, events, relation_ids, changes)
@@ -316,12 +360,60 @@ class Decoder:
             open=self._unfinished is not None,
         )
 
-    def _check_resent(self, found: Transactions, counts: Ints, relation_ids: Longs, stored: int) -> None:
+    def await_join(self, oid: int) -> None:
+        """Leave out rows of a table that is being published, until it joins."""
+        # From any thread: who goes through it keeps the old one.
+        self._awaited = {oid: set(), **self._awaited}
+
+    def may_join(self, oid: int, seen: Seen) -> bool:
+        """Return whether a snapshot saw all transactions whose rows of a table were left out."""
+        numbers = np.fromiter(self._awaited.get(oid, ()), np.int64)
+        return bool(seen.saw(numbers).all())
+
+    def join(self, oid: int, known: Known, seen: Seen) -> None:
+        """Take in rows of a table from now on, but for what its snapshot saw."""
+        assert self.known is not None
+        self.known[oid] = known
+        self.seen[oid] = seen
+        self._awaited = {other: numbers for other, numbers in self._awaited.items() if other != oid}
+        described = self._others.pop(oid, None)
+        if described is not None:
+            self._tables[oid] = self._prepare(described)
+
+    def unjoin(self, oid: int) -> None:
+        """Forget a table whose rows did not come to be stored."""
+        assert self.known is not None
+        self.known.pop(oid, None)
+        self.seen.pop(oid, None)
+        self._tables.pop(oid, None)
+        self.await_join(oid)
+
+    def _taken_in(self, found: Transactions, counts: Ints, relation_ids: Longs) -> Mask | None:
+        """Return which rows are left out, as their table's snapshot has them or will have them; None for none."""
+        until = max((seen.until for seen in self.seen.values()), default=0)
+        if not self._awaited and (not until or int(found.lsn[0]) >= until):
+            return None
+        numbers = found.number.repeat(counts)
+        left_out = np.zeros(relation_ids.size, bool)
+        for oid, seen in self.seen.items():
+            mine = (relation_ids == oid) & (found.lsn.repeat(counts) < seen.until)
+            left_out |= mine & seen.saw(numbers)
+        for oid, awaited in self._awaited.items():
+            mine = relation_ids == oid
+            awaited.update(numbers[mine].tolist())
+            left_out |= mine
+        return left_out if left_out.any() else None
+
+    def _check_resent(
+        self, found: Transactions, counts: Ints, relation_ids: Longs, stored: int, taken_in: Mask | None
+    ) -> None:
         """See that transactions that the log has are those that it has."""
         assert self.resent is not None
         ours = np.ones(relation_ids.size, bool)
         if self.known is not None:
             ours = np.isin(relation_ids, np.fromiter(self.known, np.int64, len(self.known)))
+        if taken_in is not None:
+            ours &= ~taken_in
         ends = counts.cumsum()
         for number in range(stored):
             stop = int(ends[number])
@@ -500,7 +592,7 @@ def _untangled(segments: list[_Segment]) -> list[_Segment]:
 # Begin: int64 final LSN (the commit record's), int64 commit time, int32 xid. Commit: int8 flags, int64 commit LSN,
 # int64 end LSN, int64 commit time. (https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html)
 
-_BEGIN, _COMMIT = struct.Struct(">Qq"), struct.Struct(">QQ")
+_BEGIN, _COMMIT = struct.Struct(">QqI"), struct.Struct(">QQ")
 _BEGIN_BYTES, _COMMIT_BYTES = HEADER + 21, HEADER + 26
 
 
@@ -511,6 +603,7 @@ class Unfinished:
     lsn: int
     ts_us: int
     next_index: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,7 +611,8 @@ class Transactions:
     """Transactions of a frame in commit order; the last may lack its COMMIT.
 
     ``first`` and ``last`` are message indexes of BEGIN (-1 when it was in an earlier piece) and COMMIT (the frame's
-    length when it is yet to come); ``base`` is the index of the first row here in its transaction.
+    length when it is yet to come); ``base`` is the index of the first row here in its transaction; ``number`` is the
+    transaction's, modulo 2^32.
     """
 
     first: Ints
@@ -527,6 +621,7 @@ class Transactions:
     ts_us: Ints
     base: Ints
     end_lsn: Longs
+    number: Ints
 
     def __len__(self) -> int:
         return self.first.size
@@ -556,18 +651,20 @@ def transactions(frame: Frame, unfinished: Unfinished | None) -> Transactions:
     _check_length(frame, last, _COMMIT_BYTES)
     body = frame.start[first] + HEADER
     lsn, ts_us = frame.gather(body + 1, ">u8"), frame.gather(body + 9, ">i8") + UNIX_2000_US
+    number = frame.gather(body + 17, ">u4").astype(np.int64)
     base = np.zeros(first.size, np.int64)
     if unfinished:
         first = np.concatenate([[-1], first])
         lsn = np.concatenate([np.array([unfinished.lsn], np.uint64), lsn])
         ts_us = np.concatenate([[unfinished.ts_us], ts_us])
         base = np.concatenate([[unfinished.next_index], base])
+        number = np.concatenate([[unfinished.number], number])
     ends = frame.start[last] + HEADER
     _check_commits(frame, last, frame.gather(ends + 2, ">u8") != lsn[: last.size])
     end_lsn = frame.gather(ends + 10, ">u8")
     if first.size > last.size:
         last = np.append(last, len(frame))
-    return Transactions(first, last, lsn, ts_us, base, end_lsn)
+    return Transactions(first, last, lsn, ts_us, base, end_lsn, number)
 
 
 def _single(frame: Frame, unfinished: Unfinished | None) -> Transactions:
@@ -577,8 +674,8 @@ def _single(frame: Frame, unfinished: Unfinished | None) -> Transactions:
         raise frame.error(commit, HEADER, "COMMIT without BEGIN")
     if unfinished is None:
         _check_length(frame, np.array([begin]), _BEGIN_BYTES)
-        lsn, micros = _BEGIN.unpack_from(frame.data, int(frame.start[begin]) + HEADER + 1)
-        unfinished = Unfinished(lsn, int((np.array([micros]) + UNIX_2000_US)[0]), 0)
+        lsn, micros, number = _BEGIN.unpack_from(frame.data, int(frame.start[begin]) + HEADER + 1)
+        unfinished = Unfinished(lsn, int((np.array([micros]) + UNIX_2000_US)[0]), 0, number)
     ends = []
     if commit >= 0:
         _check_length(frame, np.array([commit]), _COMMIT_BYTES)
@@ -592,6 +689,7 @@ def _single(frame: Frame, unfinished: Unfinished | None) -> Transactions:
         np.array([unfinished.ts_us]),
         np.array([unfinished.next_index]),
         np.array(ends, np.uint64),
+        np.array([unfinished.number]),
     )
 
 

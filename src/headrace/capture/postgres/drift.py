@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class Captured:
         entry: OID of its entry in the publication, 0 where the publication has its schema or all tables.
         columns: numbers of the columns that are published, as text; None for all.
         row_filter: a hash of the entry's WHERE as the server keeps it, None without.
+        seen, until: of a table that joined later, what its snapshot saw (`headrace.capture.postgres.decode.Seen`).
     """
 
     oid: int
@@ -44,6 +45,8 @@ class Captured:
     entry: int
     columns: str | None
     row_filter: str | None
+    seen: str | None = None
+    until: int = 0
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -215,11 +218,12 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(int(row["oid"]), None if columns is None else str(columns), hashed)
 
 
-def check(began: Began, now: Look, *, own: bool) -> None:
+def check(began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[int]] = tuple) -> None:
     """Refuse where rows may have gone by that the log should have, or where a name means another table now.
 
     Args:
         own: the publication is the capture's own: it should have no other tables.
+        coming: OIDs of tables that may be in it, as they join.
 
     Raises:
         Stranded: naming the table, and the ways on.
@@ -228,6 +232,8 @@ def check(began: Began, now: Look, *, own: bool) -> None:
     for table in began.tables:
         what = what or _of_table(began, table, now)
     others = now.entries.keys() - {table.oid for table in began.tables}
+    if others and own:
+        others -= set(coming())
     if what is None and own and (others or now.namespaces):
         what = f"publication «{began.publication}» has tables that the log does not have ({_names(others, now)})"
     if what is not None:

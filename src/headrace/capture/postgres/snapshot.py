@@ -80,6 +80,10 @@ class Snapshot:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the tables go."""
         self._stack.close()
 
     def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:

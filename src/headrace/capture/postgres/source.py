@@ -16,6 +16,7 @@ from typing import Literal
 
 import psycopg
 
+from headrace.batch import OPS
 from headrace.capture.base import (
     KIND,
     Log,
@@ -30,13 +31,22 @@ from headrace.capture.base import (
 from headrace.capture.postgres import catalog, drift, slot_binding, startup
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
-from headrace.capture.postgres.decode import Decoder, HistoryDiffers, Known, NeedsTextMode, Resent, UnknownRelation
+from headrace.capture.postgres.decode import (
+    Decoder,
+    HistoryDiffers,
+    Known,
+    NeedsTextMode,
+    Resent,
+    Seen,
+    UnknownRelation,
+)
 from headrace.capture.postgres.facts import table_facts
+from headrace.capture.postgres.joining import Joins, known
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
-from headrace.capture.postgres.snapshot import OnProgress
+from headrace.capture.postgres.snapshot import OnProgress, SnapshotStale
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
@@ -134,6 +144,8 @@ class PostgresSource:
             makes_publication=makes_publication,
         )
         self._startup = Startup(self._declared, on_progress)
+        self._on_progress = on_progress
+        self._joins = Joins(0, on_progress)
         self._max_open_rows = max_open_rows
         self._clock = clock or SystemClock()
         self._wake = Wake()
@@ -154,6 +166,7 @@ class PostgresSource:
         self._received = Lsn(0)
         self._sent_at = self._asked_at = self._stored_at = 0.0
         self._wanted = 0
+        self._short_of: Lsn | None = None
         self._newest_us = 0
         self._sql: SqlConnection | None = None
         self._sql_lock = threading.Lock()
@@ -250,14 +263,20 @@ class PostgresSource:
         server = dataclasses.replace(self._declared.server, application=self._startup.owner.application)
         self._declared = dataclasses.replace(self._declared, server=server)
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
+        assert self._startup.began is not None
+        joined = [table for table in self._startup.began.tables if table.seen is not None]
         self._decoder = Decoder(
             self.name,
             known=self._known_tables(),
+            seen={table.oid: Seen(table.seen or "", table.until) for table in joined},
             leaves_out=self._leaves_out,
             describe=self._describe if self._declared.debezium is not None else None,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
+        for oid in self._startup.coming:
+            self._decoder.await_join(oid)
+        self._joins = Joins(max([known.consistent_point, *(table.until for table in joined)]), self._on_progress)
         self._binary = all(table.binary for table in self._startup.tables)
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
@@ -276,9 +295,7 @@ class PostgresSource:
         tables = {table.oid: table for table in self._startup.tables}
         found = {}
         for captured in self._startup.began.tables:
-            table, label = tables.get(captured.oid), (captured.schema, captured.name)
-            columns = tuple(column.name for column in table.columns) if table else ()
-            found[captured.oid] = Known(label, table.key if table else None, columns)
+            found[captured.oid] = known((captured.schema, captured.name), tables.get(captured.oid))
         return found
 
     def _leaves_out(self, relation: Relation) -> bool:
@@ -352,6 +369,8 @@ class PostgresSource:
         if self._refused is not None:
             raise self._refused
         self._send_due()
+        if self._joins.due and (pieces := self._join()):
+            return pieces
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()
@@ -383,7 +402,26 @@ class PostgresSource:
                 force=True,
             ) from error
 
+    def _join(self) -> list[Piece[Lsn]]:
+        """Return the next rows of tables that join; none where they cannot join now."""
+        if self._joins.running is None and (
+            self._connection.stream is None
+            or self._open
+            or self._polled > self._stored
+            or self._stored <= self._joins.after
+        ):
+            return []
+        try:
+            pieces = self._joins.next(self._declared, self._startup, self._decoder, Lsn(self._stored))
+        except (SourceUnavailable, SnapshotStale) as error:
+            self._joins.undo(self._decoder)
+            self._connection.drop(error.message)
+            return self._rewind()
+        self._note_received(pieces)
+        return pieces
+
     def _rewind(self) -> list[Piece[Lsn]]:
+        self._joins.undo(self._decoder)
         self._connection.lost = False
         self._decoder.reset()
         self._open = False
@@ -453,12 +491,18 @@ class PostgresSource:
         """Put the source's record into the transaction that appends everything committed before an LSN."""
         ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < position)]
         self._storing_last = max(ended) if self._last is not None or len(ended) > 1 else None
+        if self._joins.began is not None:
+            assert self._record is not None
+            self._record = self._joins.with_tables(self._record)
+            self._head = self._record.head()
+            txn.put(drift.KIND, self.name, self._joins.began.to_json())
         txn.put(KIND, self.name, self._head + SourceRecord.rest(position, self._storing_last))
         self._storing = position
 
     def acknowledge(self) -> None:
         """Tell the server what is durable, at most ten times a second."""
         self._stored = max(self._stored, self._storing)
+        self._joins.stored(self._startup)
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
         self._stored_at = self._clock.monotonic()
@@ -478,6 +522,8 @@ class PostgresSource:
         with self._telling():
             until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)
+        # Rows of tables that join were committed before now, too.
+        self._short_of = until if self._joins.pending else None
         self._wake.set()
         return until
 
@@ -489,6 +535,12 @@ class PostgresSource:
                     lsn = _insert_lsn(connection)
                     # What was committed until now can only be told to be in the log while the publication has it.
                     self._check_catalog(connection)
+                    if self._watching is not None:
+                        self._look_for_new(connection)
+                    if self._joins.pending:
+                        # An end that nobody has seen yet: what is left out until they join may have passed this one.
+                        connection.execute(_FLUSH)
+                        lsn = _insert_lsn(connection)
                     return Lsn(lsn)
                 except psycopg.Error as error:
                     connection.close()
@@ -508,10 +560,17 @@ class PostgresSource:
         return SourceStatus(
             SourceState.STARTING if doing else connection.state,
             doing or connection.doing,
-            self._received,
+            self._come,
             connection.away_since,
             connection.reconnects,
         )
+
+    @property
+    def _come(self) -> Lsn:
+        """Return the LSN before which everything is handed out, of tables that join too."""
+        if self._short_of is None or not self._joins.pending:
+            return self._received
+        return Lsn(min(self._received, self._short_of - 1))
 
     def measure_lag(self) -> list[Measurement]:
         """Ask how far the log is behind the server, and how much WAL the slot keeps; nothing while it is away."""
@@ -549,8 +608,9 @@ class PostgresSource:
         if began is None:
             return
         now = drift.look_again(connection, began)
+        declared = self._declared
         try:
-            drift.check(began, now, own=self._declared.own_publication)
+            drift.check(began, now, own=declared.own_publication, coming=lambda: declared.meant(connection))
         except SourceRefused as error:
             self._refused = error
             self._wake.set()
@@ -572,7 +632,7 @@ class PostgresSource:
     def _watch(self) -> None:
         """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
         connection: SqlConnection | None = None
-        while not self._ending.wait(_LOOK_S) and self._refused is None:
+        while not self._ending.wait(_ACKNOWLEDGE_S if self._joins.waiting else _LOOK_S) and self._refused is None:
             if self._connection.stream is None:
                 continue
             with contextlib.suppress(SourceError, psycopg.Error):
@@ -585,8 +645,13 @@ class PostgresSource:
             connection.close()
 
     def _look_for_new(self, connection: SqlConnection) -> None:
-        """Say of tables that match and were made since the capture began: they are not captured."""
+        """Have tables join that match and were made since the capture began; say of those that cannot."""
         assert self._startup.began is not None
+        if self._declared.own_publication:
+            self._joins.prepare(connection, self._declared, self._startup, self._decoder)
+            if self._joins.pending:
+                self._wake.set()
+            return
         known = {table.oid for table in self._startup.began.tables}
         for oid, name in catalog.matching_names(connection, self._declared.patterns).items():
             if oid not in known and name not in self._declared.left_out:
@@ -619,7 +684,11 @@ class PostgresSource:
 
 def _last_row(piece: Piece[Lsn]) -> tuple[int, int] | None:
     """Commit LSN and time of the last transaction of which a piece has rows."""
-    found = [(int(batch.lsn[-1]), int(batch.ts_us[-1])) for _, batch in (*piece.batches, *piece.rejected)]
+    found = [
+        (int(batch.lsn[-1]), int(batch.ts_us[-1]))
+        for _, batch in (*piece.batches, *piece.rejected)
+        if batch.op[0] != OPS["r"]  # no transaction's
+    ]
     return max(found, default=None)
 
 

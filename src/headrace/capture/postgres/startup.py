@@ -66,6 +66,11 @@ class Declared:
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
 
+    def meant(self, connection: SqlConnection) -> frozenset[int]:
+        """Return the OIDs of all tables that match now."""
+        found = catalog.matching_names(connection, self.patterns)
+        return frozenset(oid for oid, name in found.items() if name not in self.left_out)
+
 
 DEBEZIUM = "debezium"  # kind of the record that holds a connector's properties, under its source's name
 
@@ -80,6 +85,7 @@ class Startup:
         changes: the publication has updates or deletes, not only inserts.
         failing: why the server refuses UPDATE and DELETE while they are captured, by the table's OID.
         began: what the capture began with; None for a log that is new, until `open`.
+        coming: OIDs of tables in our publication that have not joined yet.
         doing: what takes time now, for people.
         reading: that is the snapshot, which is at work and waits for nobody.
         owner: the log as others can see it, after `open`.
@@ -92,6 +98,7 @@ class Startup:
         self.resumes = False
         self.failing: dict[int, str] = {}
         self.began: Began | None = None
+        self.coming: frozenset[int] = frozenset()
         self.doing = ""
         self.reading = False
         self.owner = Owner("", declared.place, "", declared.app)
@@ -177,8 +184,17 @@ class Startup:
         slot_binding.check_position(known, catalog.insert_lsn(connection))
         if self.began is None:
             self.began = self._taken_up(connection, known)
-        drift.check(self.began, drift.look_again(connection, self.began), own=self._declared.own_publication)
-        return known_tables(connection, self._declared.patterns, self.began, self._declared.left_out)
+        declared, now = self._declared, drift.look_again(connection, self.began)
+        self.coming = frozenset(now.entries) - {table.oid for table in self.began.tables}
+        drift.check(
+            self.began,
+            now,
+            own=declared.own_publication,
+            coming=lambda: declared.meant(connection),
+        )
+        return known_tables(
+            connection, declared.patterns, self.began, declared.left_out, joins=declared.own_publication
+        )
 
     def _taken_up(self, connection: SqlConnection, known: SourceRecord) -> Began:
         """Return what a capture began with whose log has only the tables' names: that which has these names now.
@@ -401,12 +417,18 @@ def choose_tables(
 
 
 def known_tables(
-    connection: SqlConnection, patterns: Sequence[str], began: Began, left_out: Collection[tuple[str, str]] = ()
+    connection: SqlConnection,
+    patterns: Sequence[str],
+    began: Began,
+    left_out: Collection[tuple[str, str]] = (),
+    *,
+    joins: bool = False,
 ) -> list[Table]:
     """Return a log's tables, found by OID whatever they are called now, in name order, without their columns.
 
     Args:
         left_out: tables (schema, name) that are not captured though they match.
+        joins: others that match may join while the capture runs.
 
     Raises:
         SourceRefused: the patterns no longer mean one of them, or mean one that the log does not have.
@@ -418,7 +440,7 @@ def known_tables(
     meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
     slot_binding.check_tables(
         [str(table) for table in began.tables],
-        new=[str(table) for table in existing if table.oid in meant - known.keys()],
+        new=[] if joins else [str(table) for table in existing if table.oid in meant - known.keys()],
         left=[".".join(table.label) for table in found if table.oid not in meant],
     )
     return found
