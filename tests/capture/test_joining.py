@@ -182,6 +182,15 @@ def test_a_name_that_begins_to_match(database: CapturedDatabase, capture: Captur
     assert ops(engine, database.topic("told")) == [("r", 1)]
 
 
+def test_without_a_snapshot_it_joins_without_its_rows(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture(snapshot="never")
+    database.execute("CREATE TABLE tn (id int PRIMARY KEY); INSERT INTO tn VALUES (1)")
+    engine.catch_up()
+    database.execute("INSERT INTO tn VALUES (2)")
+    engine.catch_up()
+    assert ops(engine, database.topic("tn")) == [("c", 2)]
+
+
 def test_an_empty_table(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute("CREATE TABLE tn (id int PRIMARY KEY)")

@@ -186,8 +186,7 @@ REPLICATION = (
         {
             "all_tables": done(
                 "A publication that is missing is made for the captured tables only, which needs no superuser: rows "
-                "of other tables do not leave the server. Tables that are created later come in by «headrace capture "
-                "resync connector.json», and not by themselves yet."
+                "of other tables do not leave the server. Tables that are created later join, with their rows."
             ),
             "filtered": done("A publication that is missing is made for the captured tables; one that exists is kept."),
             "disabled": done("The publication has to exist."),

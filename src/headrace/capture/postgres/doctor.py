@@ -258,7 +258,9 @@ def _of_log(connection: SqlConnection, examination: Examination, log: Log, ident
             slot_binding.check_position(record, catalog.insert_lsn(connection))
             began = Began.load(log, examination.source)
             if began is not None:
-                drift.check(began, drift.look_again(connection, began), own=examination.own_publication)
+                now = drift.look_again(connection, began)
+                # Others in it may be about to join: only the pipeline's file says which tables are meant.
+                drift.check(began, now, own=examination.own_publication, coming=lambda: now.entries)
         except slot_binding.Stranded as error:
             error.at(examination.place)
             raise

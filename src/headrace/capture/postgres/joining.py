@@ -28,10 +28,8 @@ from headrace.batch import Batch
 from headrace.capture.base import Piece
 from headrace.capture.postgres import catalog, checks, drift
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
-from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.decode import Decoder, Known, Seen
 from headrace.capture.postgres.drift import Began
-from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
 from headrace.capture.postgres.startup import Declared, Startup
@@ -70,25 +68,34 @@ class Join:
     """The snapshot of tables that join, as pieces for the log.
 
     Args:
+        declared: the source.
         at: everything committed before this LSN is in the log, and nothing that was committed later.
     """
 
-    def __init__(
-        self, server: Server, tables: Sequence[Table], publication: str, *, prefix: str, at: Lsn, types: Types | None
-    ) -> None:
-        self._prefix, self._at = prefix, at
+    def __init__(self, declared: Declared, tables: Sequence[Table], at: Lsn) -> None:
+        self._declared, self._at = declared, at
+        server, publication = declared.server, declared.publication
+        types = declared.types if declared.debezium is not None else None
         with contextlib.closing(server.sql()) as connection, server.translated("a snapshot"):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             query = "SELECT pg_export_snapshot(), pg_current_snapshot()::text"
             exported, text = connection.execute(query).fetchone() or ("", "")
             self._snapshot = Snapshot(server, exported, tables, publication, types=types)
+        try:
+            self._look(text)
+        except BaseException:
+            self.close()
+            raise
+
+    def _look(self, text: str) -> None:
+        """Read where the server's log ends, all that the snapshot saw being before; and the publication's entries."""
+        server = self._declared.server
+        self.tables = self._snapshot.tables
         with contextlib.closing(server.sql()) as connection, server.translated("the end of the server's log"):
             lsn = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
             (until,) = connection.execute(lsn).fetchone() or (0,)
-            oids = [table.oid for table in self._snapshot.tables]
-            now = drift.look(connection, publication, oids=oids)
+            now = drift.look(connection, self._declared.publication, oids=[table.oid for table in self.tables])
         self.seen = Seen(text, int(until))
-        self.tables = self._snapshot.tables
         found = now.began((table.oid, *table.label) for table in self.tables).tables
         self.captured = tuple(replace(table, seen=text, until=int(until)) for table in found)
 
@@ -96,9 +103,9 @@ class Join:
         """Yield the rows as one transaction, in pieces; the last has the position, and no rows."""
         index, begun = 0, False
         with self._snapshot as snapshot:
-            for table in snapshot.tables:
+            for table in snapshot.tables if self._declared.with_snapshot else ():
                 # Behind all rows that are in the log: their commits' records are longer than a byte.
-                converter = Converter(table, self._prefix, lsn=self._at - 1, ts_us=snapshot.ts_us)
+                converter = Converter(table, self._declared.name, lsn=self._at - 1, ts_us=snapshot.ts_us)
                 begin = index
                 with contextlib.closing(read_ahead(snapshot, table)) as batches:
                     for part in pieces(iter(batches)):
@@ -202,10 +209,7 @@ class Joins:
             SourceUnavailable: the server is away; `undo` what was handed out.
         """
         if self.running is None:
-            types = declared.types if declared.debezium is not None else None
-            join = Join(
-                declared.server, self._published, declared.publication, prefix=declared.name, at=at, types=types
-            )
+            join = Join(declared, self._published, at)
             if not all(decoder.may_join(table.oid, join.seen) for table in join.tables):
                 join.close()  # a commit is streamed before others see it
                 return []

@@ -18,7 +18,7 @@ TABLE = dict(zip((MEASUREMENT, WEIGHT), TABLES, strict=True))
 
 
 def create_tables(database: psycopg.Connection[Any], data: FishData) -> None:
-    """The two tables, empty: a table that is made later is not captured before a restart.
+    """The two tables, empty: a pipeline is declared on tables that are there.
 
     They have no key, since files may weigh a fish again; with the old rows in the WAL a weight can be corrected, too.
     """

@@ -67,7 +67,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
 def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: digits.Digits, view: Show) -> int:
     """Capture the training rows, and learn them from the log; returns how many there are."""
     with psycopg.connect(found.dsn, autocommit=True) as database:
-        # All of them: a table that is made later is not captured before a restart. They have no key, as the article's.
+        # All of them: a pipeline is declared on tables that are there. They have no key, as the article's.
         for table in TABLES:
             make_table(database, table, sql.SQL(digits.COLUMNS), whole_old_rows=True)
         view.say(f"loading {len(data.train):,} digits into mnist_train")
