@@ -75,7 +75,7 @@ def log(path: Path) -> Iterator[Log]:
 class Answer:
     prediction: float
     version: int
-    position: str
+    position: str | None
 
 
 def answers(log: Log) -> list[Answer]:
@@ -172,3 +172,26 @@ def test_seen_from_another_process_it_has_learned_what_is_recorded(tmp_path: Pat
             assert max(checkpoint_steps(held, "line"), default=0) < progress.step
             assert asked.version == progress.version
         held.close()
+
+
+def test_what_cannot_be_repeated_says_which_state_it_is(tmp_path: Path) -> None:
+    """A model that learns what it is graded on: its file says how, its log does not."""
+    path = tmp_path / "graded.headrace"
+    app = hr.App("graded", log=path)
+    model = app.model("line", hr.LinearRegression(), features=["x"], target="y")
+    predicted = model.predict(app.topic("asked", append=True)).to("answers")
+    model.learn(predicted.grade(app.topic("truth", append=True), on="id", within="1 h").to("graded"), every=1)
+    with app.start() as running:
+        for number in range(4):
+            running.append("asked", [{"id": number, "x": 3.0 + number}])
+            running.append("truth", [{"id": number, "y": 9.0}])
+            running.wait()
+    held, states = open_log(str(path), writer=False), States()
+    moment = moment_at(held, "answers:2")
+    asked = Predictor(None, states).ask(moment, "line", {"x": "3"})
+    stood = answers(held)[2].position
+    assert asked.note == f"the newest state that the log holds, while the version stood at {stood}"
+    assert asked.position == read_progress(held, "line").position  # type: ignore[union-attr]  # it has run
+    assert parameters_of(states, moment, "line").note == asked.note
+    assert model_of(moment, "line")[0].versions[0].position == stood
+    held.close()

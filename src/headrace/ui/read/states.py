@@ -206,5 +206,5 @@ def _nearest(log: Log, known: ModelRecord, version: VersionRecord, step: StepRec
     wanted = step.position if step is not None else None
     if found.by.number != version.version or (found.position != wanted and wanted is not None):
         which = "as it ended" if version.ended_us is not None else "the newest state that the log holds"
-        found.note = f"{which}; the version had learned up to {wanted or 'nothing'}"
+        found.note = f"{which}, while the version stood at {wanted or 'nothing'}"
     return found
