@@ -100,7 +100,6 @@ def examine(examination: Examination) -> list[Finding]:
     server = replace(examination.server, application=APPLICATION)
     found: list[Finding] = []
     with _refused(found, "connection"), contextlib.closing(server.sql()) as connection:
-        facts = None
         with server.translated("a catalog query"):
             if not catalog.pooled(connection):
                 # Somebody may hold a table, and the doctor need not wait for it.
