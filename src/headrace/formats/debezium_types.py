@@ -10,12 +10,13 @@ What is odd in Debezium 3.6.3 is odd here too; each such place says so.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ PLACEHOLDER = "__debezium_unavailable_value"
 _DECIMAL = "org.apache.kafka.connect.data.Decimal"
 _TIME = "io.debezium.time."
 _DAY_US = 86_400_000_000
+_EXACT = Context(prec=200_000)  # more digits than a numeric has
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,7 +478,7 @@ def _scaled(array: pa.Array, *, scale: int) -> pa.Array:
         return in_quotes(base64_columns.encode(decimals.to_bytes(array)))
 
     def unscaled(text: str) -> str | None:
-        return None if text in _SPECIAL else _quoted_bytes(int(Decimal(text).scaleb(scale)))
+        return None if text in _SPECIAL else _quoted_bytes(int(_EXACT.scaleb(Decimal(text), scale)))
 
     return by_value(array.cast(TEXT), unscaled)
 
@@ -506,31 +508,32 @@ def _quoted_bytes(number: int) -> str:
     return f'"{base64.b64encode(number.to_bytes(size, "big", signed=True)).decode()}"'
 
 
+_CENTS = re.compile(r"[.,](\d{1,2})\D*$")
+
+
 def _money(_: Mapping[str, Any], options: TypeOptions) -> Kind:
     digits = options.money_digits
 
     def amount(text: str) -> Decimal:
-        sign = "-" if "-" in text or "(" in text else ""
-        number = re.sub(r"[^0-9]", "", text)
-        shown = (
-            len(re.sub(r"[^0-9]", "", re.split(r"[.,](?=\d{1,2}\D*$)", text)[-1]))
-            if re.search(r"[.,]\d{1,2}\D*$", text)
-            else 0
-        )
-        return Decimal(f"{sign}{number or 0}").scaleb(-shown)
+        found, sign = _CENTS.search(text), "-" if "-" in text or "(" in text else ""
+        number = Decimal(f"{sign}{re.sub(r'[^0-9]', '', text) or 0}")
+        return number.scaleb(-len(found[1]) if found else 0)
+
+    def unscaled(text: str) -> str:
+        return _quoted_bytes(int(amount(text).scaleb(digits)))
+
+    def plain(text: str) -> str:
+        return f'"{amount(text):f}"'
+
+    def double(array: pa.Array) -> pa.Array:
+        return java_floats(_each(array, lambda text: float(amount(text)), pa.float64()))
 
     if options.decimals == "string":
-        return Kind(
-            {"type": "string"},
-            lambda a: by_value(a, lambda text: f'"{amount(text):f}"'),
-            f'"{Decimal(0).scaleb(-digits):f}"',
-        )
+        return Kind({"type": "string"}, partial(by_value, write=plain), f'"{Decimal(0).scaleb(-digits):f}"')
     if options.decimals == "double":
-        return Kind(
-            {"type": "double"}, lambda a: java_floats(_each(a, lambda t: float(amount(t)), pa.float64())), "0.0"
-        )
+        return Kind({"type": "double"}, double, "0.0")
     schema = _named("bytes", _DECIMAL, parameters={"scale": str(digits)})
-    return Kind(schema, lambda a: by_value(a, lambda t: _quoted_bytes(int(amount(t).scaleb(digits)))), '"AA=="')
+    return Kind(schema, partial(by_value, write=unscaled), '"AA=="')
 
 
 # --- days, times, instants, intervals ---
@@ -831,7 +834,6 @@ def _sparse(*_: Any) -> Kind:
 # --- arrays ---
 
 _NO_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point", "refcursor", "tsvector", "tsquery"})
-_ENUM_NULL = object()
 
 
 def _array(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
@@ -871,7 +873,7 @@ def _array_toast(name: str, inner: Kind, options: TypeOptions) -> str:
     if name in ("int4", "int8", "date"):
         return json.dumps(list(options.placeholder.encode()), separators=(",", ":"))
     if name == "uuid":  # Java's UUID.nameUUIDFromBytes
-        digest = bytearray(__import__("hashlib").md5(options.placeholder.encode(), usedforsecurity=False).digest())
+        digest = bytearray(hashlib.md5(options.placeholder.encode(), usedforsecurity=False).digest())
         digest[6], digest[8] = digest[6] & 0x0F | 0x30, digest[8] & 0x3F | 0x80
         return f'["{uuid.UUID(bytes=bytes(digest))}"]'
     return "null"
