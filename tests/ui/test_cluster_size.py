@@ -76,6 +76,7 @@ def test_many_pipelines(names: list[str], cluster: tuple[KafkaView, Client], mon
     for page in ("models", "alarms", "letters", "health"):
         shown = client.get(f"/ui/{page}", PAGE)
         assert shown.status == 200 and "pipelines have logs on this cluster" in shown.body.decode(), page
+    assert "Which pipeline?" in client.get("/ui/topics", PAGE, at="2026-01-01T00:00:00Z").body.decode()
     assert not view._logs  # nothing of this has opened one
     begun = time.monotonic()
     client.get("/ui/", PAGE)

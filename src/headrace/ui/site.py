@@ -79,7 +79,7 @@ class Site:
             kept=_kept(PIPELINE.get()),
             pipelines=self.subject.pipelines,
             undecided=self.subject.undecided,
-            choose=self.subject.undecided and request.url.path.startswith(OF_PIPELINES),
+            choose=self.subject.undecided and _of_pipelines(request),
             headrace=version("headrace"),
             **values,
         )
@@ -90,6 +90,12 @@ class Site:
         return self._templates.get_template(template).render(
             at_text="", link=link, kept=_kept(PIPELINE.get()), **values
         )
+
+
+def _of_pipelines(request: fastapi.Request) -> bool:
+    """Return whether a page is of a pipeline's log alone, as the list of topics is where it is of before."""
+    path = request.url.path
+    return path.startswith(OF_PIPELINES) or (path == f"{BASE}/topics" and bool(request.query_params.get("at")))
 
 
 def _kept(pipeline: str) -> Markup:
