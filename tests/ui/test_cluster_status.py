@@ -66,6 +66,7 @@ def test_it_runs_and_is_stopped(app: hr.App, seen: KafkaLog, broker: KafkaBroker
         # A word goes with a commit; the next one with another, a second later at the earliest.
         first = read_status(seen)
         running.append(topic_prefix, [{"x": 3.0, "y": 6.0}])
+        running.wait(60)
         changelog, cluster = seen.changelog_topic, Cluster(KafkaLocation.parse(f"kafka://{broker.bootstrap}"))
         end = cluster.ends(changelog)[0]
         rounds: list[int] = []
