@@ -7,7 +7,6 @@ windows, groups of alarms and drifts, rows to train on, and in every sink and ev
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ ODD = [
     ("2024-01-01", "-infinity", "infinity", "12:00", 7.0),
     ("2024-01-02", "0001-01-01 00:00+00", "0001-01-01", "12:00", 8.0),
 ]
-HELD = 8  # with the two that were there: infinity is a dead letter of capture
+HELD = 11  # with the three that were there
 
 
 def declare(database: Database, folder: Path) -> hr.App:
@@ -86,19 +85,17 @@ def test_a_pipeline_goes_on_with_every_day_of_postgresql(database: Database, tmp
         running.wait()
         running.retrain("m")
         running.wait()
-    dead = [json.loads(row["row"]) for row in read(app, "s.public.t.dlq") if row["stage"] == "capture"]
-    assert {(row["day"], row["at"], row["local"]) for row in dead} == {
-        ("infinity", "2024-01-01 00:00:00+00", "2024-01-01 00:00:00"),
-        ("2024-01-01", "-infinity", "infinity"),
-        ("10101-01-01", "infinity", "10000-01-01 00:00:00"),
-    }
+    with contextlib.closing(open_log(str(log), writer=False)) as held:
+        assert "s.public.t.dlq" not in held.topics() or not [
+            row for row in read(app, "s.public.t.dlq") if row["stage"] == "capture"
+        ]
     topics = ["scored", "graded", "by_instant", "alarms", "by_day", "seen", "chosen", "doubled", "above"]
     with declare(database, tmp_path).start() as running:  # the same again
         database.execute("insert into t values ('0001-01-01 BC', '0001-12-31 BC', '10001-01-01', '1:00', 9, 18)")
         running.wait()
         lines = {name: read(app, name) for name in topics}
     days = {str(row["day"]) for row in lines["scored"]}
-    assert days >= {"0044-03-15 BC", "4714-11-24 BC", "10000-01-01", "5874897-12-31", "0001-01-01 BC"}
+    assert days >= {"0044-03-15 BC", "4714-11-24 BC", "10000-01-01", "5874897-12-31", "0001-01-01 BC", "infinity"}
     assert len(days) == HELD + 1
     assert {str(row["day"]) for row in lines["graded"]} == days - {"0001-01-01 BC"} | (
         {str(row["day"]) for row in lines["graded"]} & {"0001-01-01 BC"}

@@ -74,7 +74,7 @@ def test_a_topic_is_read_and_verified_whatever_its_columns_were(
         running.wait()
     rows = app.topic("s.public.t").read()
     table = rows.to_arrow()
-    assert table.num_rows == 12 + 6  # and one dead letter
+    assert table.num_rows == 12 + 7
     assert repr(rows) and repr(rows.to_pandas())
     assert table.column("id").to_pylist()[4] == "9007199254740993"  # beside 10.5 no float is exact
     assert table.schema.field("n").type == pa.float64()

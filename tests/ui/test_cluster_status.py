@@ -118,7 +118,7 @@ def test_one_that_says_nothing_any_more(app: hr.App, seen: KafkaLog, broker: Kaf
         txn.put(STATUS, topic_prefix, json.dumps(about).encode())
     assert state_of(seen) == "not heard of for 30 s"
     assert "it was killed, or hangs" in health_of(seen).findings[0].message and not health_of(seen).runs
-    done = CliRunner().invoke(command, ["doctor", "--log", f"kafka://{broker.bootstrap}", "--json"])
+    done = CliRunner().invoke(command, ["doctor", "--log", f"kafka://{broker.bootstrap}/{topic_prefix}", "--json"])
     (silent,) = [each for each in json.loads(done.stdout)["findings"] if topic_prefix in each["where"]]
     assert (done.exit_code, silent["check"], silent["severity"]) == (1, "silent", "error")
     with closing(KafkaLog(seen.location, writer=True)) as log, log.transaction() as txn:

@@ -40,7 +40,7 @@ def send(broker: KafkaBroker, topic: str, first: int, end: int) -> None:
 def others(broker: KafkaBroker) -> str:
     """A topic of three partitions; in one of them lies what is no JSON. Tests do not change it."""
     topic = "others.clicks"
-    broker.create_topic(topic, 3)
+    broker.create_topic(topic, 3, config={"retention.ms": "-1"})  # what began in 2025 would go within minutes
     send(broker, topic, 0, COUNT)
     producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": topic})
     producer.init_transactions(30)

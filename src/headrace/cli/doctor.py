@@ -24,7 +24,7 @@ from headrace.capture.postgres.slot_binding import derived_name, known_sources
 from headrace.cli.arguments import JsonOption, load_app, looking
 from headrace.cli.ascii import spelled
 from headrace.cli.console import print_table, report, talk
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, HeadraceError
 from headrace.findings import ORDER, Finding, Severity, worst_first
 from headrace.inspect.doctor import database_findings, examination_of, log_findings, source_of
 from headrace.inspect.messages import to_json
@@ -135,12 +135,13 @@ def _examined(options: _Options) -> list[Finding]:
         found = [
             replace(finding, where=place, advice=_about(finding.advice, place))
             for place, log in logs.items()
-            for finding in log_findings(log)
+            for finding in (log if isinstance(log, list) else log_findings(log))
         ]
+        readable = _readable(logs)
         if options.where or options.config:
             found += [finding for examination in examinations for finding in database.examine(examination)]
         else:
-            found += [finding for place, log in logs.items() for finding in database_findings(log, place)]
+            found += [finding for place, log in readable.items() for finding in database_findings(log, place)]
     return worst_first(found)
 
 
@@ -150,20 +151,36 @@ def _about(advice: str, place: str) -> str:
 
 
 @contextmanager
-def _subjects(options: _Options) -> Iterator[tuple[dict[str, Log], list[Examination]]]:
+def _subjects(options: _Options) -> Iterator[tuple[_Logs, list[Examination]]]:
     """Open what is to be looked at: logs by their places, and databases."""
     _check(options)
     app = load_app(options.where) if options.where and _is_file(options.where) else None
     place = options.log or (app.log if app is not None and Path(app.log).exists() else None)
     with ExitStack() as stack:
         logs = _logs(stack.enter_context(looking(place)), place) if place else {}
-        yield logs, [options.named(examination) for examination in _examinations(options, app, logs)]
+        yield logs, [options.named(examination) for examination in _examinations(options, app, _readable(logs))]
 
 
-def _logs(held: Log | KafkaView, place: str) -> dict[str, Log]:
+_Logs = dict[str, Log | list[Finding]]
+"""Logs by their places; of one that cannot be read, what was found."""
+
+
+def _logs(held: Log | KafkaView, place: str) -> _Logs:
     if not isinstance(held, KafkaView):
         return {place: held}
-    return {log.location.url: log for log in map(held.opened, held.pipelines())}
+    found: _Logs = {}
+    for name in held.pipelines():
+        try:
+            log = held.opened(name)
+            log_findings(log)
+            found[log.location.url] = log
+        except HeadraceError as error:  # others are to be looked at all the same
+            found[f"{place.rstrip('/')}/{name}"] = [Finding("log", Severity.ERROR, error.message, advice=error.advice)]
+    return found
+
+
+def _readable(logs: _Logs) -> dict[str, Log]:
+    return {place: log for place, log in logs.items() if not isinstance(log, list)}
 
 
 def _is_file(where: str) -> bool:
