@@ -69,7 +69,9 @@ def test_a_table_that_is_made_later_joins_with_its_rows(database: CapturedDataba
     check_order(engine)
 
 
-def test_it_joins_once_while_others_write_into_it(database: CapturedDatabase, capture: Capture) -> None:
+def test_it_joins_once_while_others_write_into_it(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = capture()
     with psycopg.connect(database.dsn) as late:
         late.execute("INSERT INTO t VALUES (-1, 0)")  # has begun before the table is published
@@ -81,6 +83,7 @@ def test_it_joins_once_while_others_write_into_it(database: CapturedDatabase, ca
             while time.monotonic() < deadline:
                 engine.round()
             assert database.topic("tn") not in engine.log.topics(), "it waits for who was at work"
+            engine.until(lambda: f"server process {late.info.backend_pid}" in caplog.text)
             late.execute("INSERT INTO tn VALUES (-2, 0)")
             late.commit()
             joined(engine, database.topic("tn"))

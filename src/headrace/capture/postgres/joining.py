@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -32,13 +34,19 @@ from headrace.capture.postgres.decode import Decoder, Known, Seen
 from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
-from headrace.capture.postgres.startup import Declared, Startup
+from headrace.capture.postgres.startup import PATIENCE_S, Declared, Startup
 from headrace.capture.postgres.table import topic_of
 from headrace.event_log import event
 from headrace.faults import fault
 from headrace.position import Lsn
 
 logger = logging.getLogger("headrace")
+
+_NUMBERS = 1 << 32
+_AT_WORK = """
+SELECT pid, application_name, usename, state FROM pg_stat_activity
+WHERE backend_xid IS NOT NULL AND backend_xid::text::bigint < %s ORDER BY xact_start LIMIT 5
+"""
 
 
 def publish(connection: SqlConnection, publication: str, tables: Sequence[Table]) -> int:
@@ -143,6 +151,7 @@ class Joins:
         self.after = after
         self.waiting = False
         self._limit = 0
+        self._said_at = math.inf
         self._lock = threading.Lock()
         self._on_progress = on_progress
         self._published: tuple[Table, ...] = ()
@@ -174,8 +183,21 @@ class Joins:
                 if new:
                     self._limit = publish(connection, declared.publication, new)
                     self._published, self.waiting = tuple(new), True
+                    self._said_at = time.monotonic() + PATIENCE_S
             if self.waiting:
                 self.waiting = number(connection, "xmin") < self._limit
+                self._say(connection, declared.name)
+
+    def _say(self, connection: SqlConnection, source: str) -> None:
+        """Tell people, once, whom tables wait for."""
+        if not self.waiting or self._said_at > time.monotonic():
+            return
+        self._said_at = math.inf
+        rows = connection.execute(_AT_WORK, [self._limit % _NUMBERS]).fetchall()
+        who = ", ".join(f"server process {pid} ({name or user}, {state})" for pid, name, user, state in rows)
+        names = ", ".join(map(str, self._published))
+        text = f"{names}: joins when transactions have ended that were open before: {who or 'nobody is seen'}"
+        logger.warning("%s", text, extra=event("tables_wait", source=source))
 
     def _new(self, connection: SqlConnection, declared: Declared, began: Began) -> list[Table]:
         known = {table.oid for table in began.tables} | self._refused
