@@ -195,6 +195,13 @@ def _advice(text: str) -> str:
     return "Check user, password, database and the server's pg_hba.conf."
 
 
+def without_timeout(server: Server, version: int) -> dict[str, str]:
+    """Return parameters of a connection whose transactions may take any time, on a server of this version."""
+    if version < _HAS_TIMEOUT:
+        return {}
+    return {"options": f"{server.parameters().get('options', '')} -c transaction_timeout=0".strip()}
+
+
 def no_timeout(server_version: int) -> tuple[str, ...]:
     """Return statements that a new session of this version needs."""
     return (_NO_TIMEOUT,) if server_version >= _HAS_TIMEOUT else ()

@@ -22,7 +22,7 @@ from headrace.batch import META_FIELDS, Batch, dead_letters
 from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, types, values
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
-from headrace.capture.postgres.client import Server, no_timeout
+from headrace.capture.postgres.client import Server, without_timeout
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.table import plain_json
 from headrace.capture.read_ahead import ReadAhead
@@ -104,10 +104,10 @@ class Snapshot:
         return found, ts_us
 
     def _connect(self, version: int) -> Any:
-        connection = adbc.connect(self._server.conninfo(), autocommit=True)
+        # While it connects it asks for all types: on a busy machine that may take longer than a role's timeout.
+        connection = adbc.connect(self._server.conninfo(**without_timeout(self._server, version)), autocommit=True)
         with contextlib.closing(connection.cursor()) as cursor:
             for statement in (
-                *no_timeout(version),
                 "SET synchronize_seqscans = off",
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
                 f"SET TRANSACTION SNAPSHOT '{self._name}'",

@@ -167,6 +167,7 @@ class PostgresSource:
         self._sent_at = self._asked_at = self._stored_at = 0.0
         self._wanted = 0
         self._short_of: Lsn | None = None
+        self._looked = False
         self._newest_us = 0
         self._sql: SqlConnection | None = None
         self._sql_lock = threading.Lock()
@@ -523,7 +524,7 @@ class PostgresSource:
             until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)
         # Rows of tables that join were committed before now, too.
-        self._short_of = until if self._joins.pending else None
+        self._short_of = until if self._joins.pending or not self._looked else None
         self._wake.set()
         return until
 
@@ -537,7 +538,7 @@ class PostgresSource:
                     self._check_catalog(connection)
                     if self._watching is not None:
                         self._look_for_new(connection)
-                    if self._joins.pending:
+                    if self._joins.pending or not self._looked:
                         # An end that nobody has seen yet: what is left out until they join may have passed this one.
                         connection.execute(_FLUSH)
                         lsn = _insert_lsn(connection)
@@ -568,7 +569,7 @@ class PostgresSource:
     @property
     def _come(self) -> Lsn:
         """Return the LSN before which everything is handed out, of tables that join too."""
-        if self._short_of is None or not self._joins.pending:
+        if self._short_of is None or (self._looked and not self._joins.pending):
             return self._received
         return Lsn(min(self._received, self._short_of - 1))
 
@@ -632,7 +633,9 @@ class PostgresSource:
     def _watch(self) -> None:
         """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
         connection: SqlConnection | None = None
-        while not self._ending.wait(_ACKNOWLEDGE_S if self._joins.waiting else _LOOK_S) and self._refused is None:
+        pause = 0.0
+        while not self._ending.wait(pause) and self._refused is None:
+            pause = _ACKNOWLEDGE_S if self._joins.waiting or not self._looked else _LOOK_S
             if self._connection.stream is None:
                 continue
             with contextlib.suppress(SourceError, psycopg.Error):
@@ -640,6 +643,8 @@ class PostgresSource:
                     connection = self._declared.server.sql()
                 self._check_catalog(connection)
                 self._look_for_new(connection)
+                self._looked = True
+                self._wake.set()
                 self._check_updates(connection)
         if connection is not None:
             connection.close()
