@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.connectors import ARTICLE
 
 from headrace.capture.debezium.configuration import Configuration, read_configuration
 from headrace.capture.debezium.explanation import Line, check, everything, explain, find
@@ -16,23 +17,7 @@ from headrace.capture.debezium.options import dsn_of, options_of, tables_of
 from headrace.capture.debezium.properties import State
 from headrace.errors import DeclarationError
 
-SEEDS = Path("/work/shared/seeds")
-# The connector of the Debezium article on Flink and Spark, as it stands there.
-ARTICLE: dict[str, str] = {
-    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-    "tasks.max": "1",
-    "database.hostname": "postgres",
-    "database.port": "5432",
-    "database.user": "postgres",
-    "database.password": "postgres",
-    "database.dbname": "postgres",
-    "topic.prefix": "flink",
-    "table.include.list": "public.iris_.*",
-    "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-    "value.converter": "org.apache.kafka.connect.json.JsonConverter",
-    "transforms": "unwrap",
-    "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
-}
+SEEDS = Path(__file__).parents[2].parent / "shared" / "seeds"
 
 
 def explained(**more: str) -> dict[str, Line]:

@@ -20,29 +20,10 @@ from headrace.errors import DeclarationError, HeadraceError
 from headrace.position import parse_lsn
 from headrace.testing.servers import PostgresServer
 from tests.capture.debezium_cases import FORMS, Case, names
+from tests.connectors import ARTICLE, NAME
 from tests.databases import Database, fresh_database
 from tests.processes import HEADRACE, Child
 from tests.waiting import wait_until
-
-# The connector of the Debezium article on Flink and Spark.
-ARTICLE = {
-    "name": "iris-connector-flink",
-    "config": {
-        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-        "tasks.max": "1",
-        "database.hostname": "postgres",
-        "database.port": "5432",
-        "database.user": "postgres",
-        "database.password": "postgres",
-        "database.dbname": "postgres",
-        "topic.prefix": "flink",
-        "table.include.list": "public.iris_.*",
-        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "transforms": "unwrap",
-        "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
-    },
-}
 
 
 def call(*arguments: str | Path) -> Result:
@@ -65,7 +46,7 @@ def connector(database: Database, tmp_path: Path) -> Path:
     where = {"hostname": parts["host"], "port": str(parts.get("port") or 5432), "dbname": database.name}
     given = {f"database.{name}": value for name, value in where.items()}
     file = tmp_path / "connector.json"
-    file.write_text(json.dumps({**ARTICLE, "config": {**ARTICLE["config"], **given}}))  # type: ignore[dict-item]  # a mapping
+    file.write_text(json.dumps({"name": NAME, "config": {**ARTICLE, **given}}))
     return file
 
 
@@ -157,7 +138,7 @@ def test_in_python(connector: Path, database: Database) -> None:
         running.wait()
         assert running.log.topics()["flink.public.iris_train"].rows == 2
     with pytest.raises(DeclarationError, match=r"did you mean «topic\.prefix»"):
-        hr.App("x", log="memory://").debezium({**ARTICLE["config"], "topic.prefx": "x"})  # type: ignore[dict-item]  # a mapping
+        hr.App("x", log="memory://").debezium({**ARTICLE, "topic.prefx": "x"})
     with pytest.raises(DeclarationError, match="needs a connector's configuration"):
         hr.App("x", log="memory://").debezium()  # type: ignore[call-overload]  # the mistake that is tested
 

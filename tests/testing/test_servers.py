@@ -32,31 +32,10 @@ from headrace.testing.servers import (
 )
 from headrace.testing.servers.jars import jars
 from headrace.testing.servers.java import java
+from tests.connectors import ARTICLE, NAME
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-
-# The connector of the article «Online machine learning with the data streams from the database» (Debezium, 2023).
-PUBLISHED = json.loads("""
-{
-    "name": "iris-connector-flink",
-    "config": {
-        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-        "tasks.max": "1",
-        "database.hostname": "postgres",
-        "database.port": "5432",
-        "database.user": "postgres",
-        "database.password": "postgres",
-        "database.dbname" : "postgres",
-        "topic.prefix": "flink",
-        "table.include.list": "public.iris_.*",
-        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "transforms": "unwrap",
-        "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState"
-    }
-}
-""")
 
 # The same keys by Java's own producer, which puts them where its default partitioner says.
 JAVA_PRODUCER = """
@@ -316,7 +295,7 @@ def published(broker: KafkaBroker, connect: KafkaConnect, iris: PostgresServer) 
         # Debezium's default, decoderbufs, comes with Debezium's image of PostgreSQL; no other server has it.
         "plugin.name": "pgoutput",
     }
-    with run(connect, iris, PUBLISHED["name"], PUBLISHED["config"] | here):
+    with run(connect, iris, NAME, ARTICLE | here):
         yield topic
 
 

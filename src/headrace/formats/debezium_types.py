@@ -393,13 +393,9 @@ def _float(kind: str, arrow: pa.DataType) -> Callable[[Mapping[str, Any], TypeOp
 
 def _bool(*_: Any) -> Kind:
     def read(texts: pa.Array) -> pa.Array:
-        return pc.is_in(texts, pa.array(["t", "true"], TEXT)) if not texts.null_count else _bools(texts)
+        return pc.if_else(texts.is_valid(), pc.is_in(texts, pa.array(["t", "true"], TEXT)), None)
 
     return Kind({"type": "boolean"}, lambda array: array.cast(TEXT), "false", read)
-
-
-def _bools(texts: pa.Array) -> pa.Array:
-    return pc.if_else(texts.is_valid(), pc.is_in(texts, pa.array(["t", "true"], TEXT)), None)
 
 
 def _text(schema: Schema, *, placeholder: bool = True) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:

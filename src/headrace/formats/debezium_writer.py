@@ -212,36 +212,31 @@ class EventWriter:
     name: str
     database: str
     options: EventOptions
-    _tables: dict[tuple[str, bytes], _Table] = field(default_factory=dict)
+    _tables: dict[bytes, _Table] = field(default_factory=dict)
 
-    def lines(self, topic: str, records: pa.RecordBatch, markers: pa.Array | None = None) -> Lines:
+    def lines(self, records: pa.RecordBatch, markers: pa.Array | None = None) -> Lines:
         """Return the events of a batch.
 
         Args:
-            topic: the topic that the log has it in, which is the connector's too.
             records: rows with ``postgres.facts`` in their schema's metadata.
             markers: ``source.snapshot`` of each row; ``false`` where left out.
         """
-        batch = Batch(records)
-        table = self._table(topic, records.schema.metadata[FACTS])
-        parts = _Events(self, table, batch, markers)
-        return parts.lines()
+        table = self._table(records.schema.metadata[FACTS])
+        return _Events(self, table, Batch(records), markers).lines()
 
-    def _table(self, topic: str, raw: bytes) -> _Table:
-        known = self._tables.get((topic, raw))
+    def _table(self, raw: bytes) -> _Table:
+        known = self._tables.get(raw)
         if known is None:
             facts = json.loads(raw)
             named = f"{facts['schema']}.{facts['table']}"
-            for pattern, listed in self.options.keys:
-                if pattern.fullmatch(named):
-                    facts = {**facts, "key": list(listed), "not_its_own": True}
-                    break
-            written = columns(facts if not facts.get("not_its_own") else {**facts, "key": []}, self.options.row_types)
+            chosen = next((listed for pattern, listed in self.options.keys if pattern.fullmatch(named)), None)
+            # Columns of a key that was chosen may be NULL as they could be before.
+            written = columns(facts if chosen is None else {**facts, "key": []}, self.options.row_types)
             by_name = {column.name: column for column in written}
-            key = [by_name[name] for name in facts["key"] if name in by_name]
+            key = [by_name[name] for name in (facts["key"] if chosen is None else chosen) if name in by_name]
             # A table that was given another name has another topic from then on.
-            own = f"{self.name}.{named}"
-            known = self._tables[topic, raw] = _Table(facts, written, key, _NOT_IN_TOPICS.sub("_", own))
+            topic = _NOT_IN_TOPICS.sub("_", f"{self.name}.{named}")
+            known = self._tables[raw] = _Table(facts, written, key, topic)
         return known
 
 
@@ -263,10 +258,11 @@ class _Events:
         usual = every[~skipped & ~moved & ~deleted & ~truncated]
         gone = every[deleted & ~skipped]
         rekeyed = every[moved & ~skipped]
+        keys = self._keys(gone, unknown=True)
         parts = [
             (usual, 0, self._rows(usual, None, None)),
-            (gone, 0, self._deletes(gone, "d", self._own_rows(gone), self._keys(gone, unknown=True), None)),
-            (gone, 1, self._tombstones(gone, self._keys(gone, unknown=True), None)),
+            (gone, 0, self._deletes(gone, self._own_rows(gone), keys, None)),
+            (gone, 1, self._tombstones(gone, keys, None)),
         ]
         truncates = every[truncated & ~skipped]
         if truncates.size and self.options.flattening is None:
@@ -276,7 +272,7 @@ class _Events:
             to = _header("__debezium.newkey", _struct(new))
             since = _header("__debezium.oldkey", _struct(old))
             parts += [
-                (rekeyed, 0, self._deletes(rekeyed, "d", self._before_rows(rekeyed), old, to)),
+                (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), old, to)),
                 (rekeyed, 1, self._tombstones(rekeyed, old, to)),
                 (rekeyed, 2, self._rows(rekeyed, "c", since)),
             ]
@@ -302,10 +298,13 @@ class _Events:
         """Return the rows' own columns; of a delete they are those of the old row."""
         return self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows, unknown=True)
 
+    def _before(self) -> dict[str, pa.Array]:
+        """Return the columns of old rows."""
+        before = self._column("__before")
+        return dict(zip([part.name for part in before.type], before.flatten(), strict=True))
+
     def _before_rows(self, rows: Ints) -> pa.Array:
-        before = self.batch.records.column("__before")
-        fields = dict(zip([part.name for part in before.type], before.flatten(), strict=True))
-        return self._objects(fields, rows, unknown=True)
+        return self._objects(self._before(), rows, unknown=True)
 
     def _objects(self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False) -> pa.Array:
         parts: list[pa.Array | str] = []
@@ -328,7 +327,7 @@ class _Events:
         """Return where a column's value was not sent, as it was not changed."""
         if "__unchanged" not in self.batch.schema.names:
             return None
-        lists = self.batch.records.column("__unchanged")
+        lists = self._column("__unchanged")
         found = np.zeros(self.n, bool)
         where = pc.list_parent_indices(lists).filter(pc.equal(pc.list_flatten(lists), name))
         found[np.asarray(where)] = True
@@ -354,11 +353,11 @@ class _Events:
         none = np.zeros(self.n, bool), pa.nulls(self.n, TEXT), pa.nulls(self.n, TEXT)
         if not self.table.key or "__before" not in self.batch.schema.names:
             return none
-        before = self.batch.records.column("__before")
-        fields = dict(zip([part.name for part in before.type], before.flatten(), strict=True))
-        old = self._key_objects(fields, self.n, unknown=True)
+        old = self._key_objects(self._before(), self.n, unknown=True)
         new = self._keys(np.arange(self.n))
-        moved = np.asarray(before.is_valid()) & (self.op == ord("u")) & np.asarray(pc.not_equal(old, new))
+        moved = (
+            np.asarray(self._column("__before").is_valid()) & (self.op == ord("u")) & np.asarray(pc.not_equal(old, new))
+        )
         return moved, old, new
 
     # --- events ---
@@ -373,7 +372,7 @@ class _Events:
             return self._line(rows, keys, self._flattened(rows, after, ops, deleted=False), ops, headers)
         before = pa.nulls(rows.size, TEXT)
         if op is None and self.table.full and "__before" in self.batch.schema.names:
-            known = self.batch.records.column("__before").take(pa.array(rows)).is_valid()
+            known = self._column("__before").take(pa.array(rows)).is_valid()
             before = pc.if_else(known, self._before_rows(rows), pa.scalar(None, TEXT))
         return self._line(rows, keys, self._envelope(rows, before, after, ops), ops, headers)
 
@@ -383,10 +382,8 @@ class _Events:
         letters = pa.array([chr(code) for code in range(128)], TEXT)
         return letters.take(pa.array(self.op[rows]))
 
-    def _deletes(
-        self, rows: Ints, op: str, before: pa.Array, keys: pa.Array, headers: pa.Array | None
-    ) -> pa.Array | None:
-        ops = joined([op], rows.size)
+    def _deletes(self, rows: Ints, before: pa.Array, keys: pa.Array, headers: pa.Array | None) -> pa.Array | None:
+        ops = self._ops(rows, "d")
         flattening = self.options.flattening
         if flattening is None:
             value = self._envelope(rows, before, pa.nulls(rows.size, TEXT), ops)
@@ -402,12 +399,12 @@ class _Events:
         flattening = self.options.flattening
         if not self.options.tombstones or (flattening is not None and flattening.deletes != "rewrite-with-tombstone"):
             return None
-        ops = joined(["d"], rows.size)
-        return self._line(rows, keys, pa.nulls(rows.size, TEXT), ops, headers, schemaless=True)
+        none = pa.nulls(rows.size, TEXT)
+        return self._line(rows, keys, none, self._ops(rows, "d"), headers, schemaless=True)
 
     def _truncates(self, rows: Ints) -> pa.Array:
         none = pa.nulls(rows.size, TEXT)
-        ops = joined(["t"], rows.size)
+        ops = self._ops(rows, "t")
         return self._line(rows, pa.nulls(rows.size), self._envelope(rows, none, none, ops), ops, None)
 
     def _envelope(self, rows: Ints, before: pa.Array, after: pa.Array, ops: pa.Array) -> pa.Array:
@@ -440,7 +437,6 @@ class _Events:
     def _places(self, rows: Ints) -> dict[str, pa.Array | str]:
         """Return the source block's fields as JSON."""
         lsn = pa.array(self.batch.lsn[rows]).cast(TEXT)
-        none = pa.scalar("null", TEXT)
         # The struct has none while it streams: it is the converter that writes the default.
         snapshot: pa.Array | str = '"false"' if self.options.types.null_as_default else "null"
         if self.markers is not None:
@@ -457,7 +453,7 @@ class _Events:
             "lsn": lsn,
             **self._times(rows),
         }
-        return {name: known.get(name, none.as_py()) for name in _SOURCE}
+        return {name: known.get(name, "null") for name in _SOURCE}
 
     def _source(self, rows: Ints) -> list[pa.Array | str]:
         parts: list[pa.Array | str] = []

@@ -18,11 +18,9 @@ from headrace.formats.debezium_writer import FACTS, EventOptions, EventWriter, T
 from headrace.formats.json_text import TEXT
 from headrace.inspect.messages import rows, to_json
 from headrace.inspect.rows import no_topic
+from headrace.inspect.topics import FOLLOW_SECONDS, READ_ROWS
 from headrace.log.base import Entry, Log
 from headrace.plan.plan import INTERNAL
-
-FOLLOW_SECONDS = 0.05
-READ_ROWS = 8192
 
 
 def event_lines(
@@ -154,7 +152,7 @@ def _lines(writers: dict[str, _Connector], entry: Entry, following: str) -> list
     if connector is None or FACTS not in (entry.records.schema.metadata or {}):
         return _plain(entry, batch)
     markers = _markers(connector, entry.topic, batch, following)
-    lines = connector.writer.lines(entry.topic, entry.records, markers)
+    lines = connector.writer.lines(entry.records, markers)
     transactions = connector.transactions if markers is None else None
     about = zip(lines.lsn.tolist(), lines.index.tolist(), lines.texts, lines.counted.tolist(), strict=True)
     ts_us = int(batch.ts_us[0])

@@ -41,7 +41,7 @@ from headrace.capture.postgres.decode import (
     UnknownRelation,
 )
 from headrace.capture.postgres.facts import table_facts
-from headrace.capture.postgres.joining import Joins, known
+from headrace.capture.postgres.joins import Joins, known
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
