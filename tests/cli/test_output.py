@@ -10,18 +10,21 @@ import re
 import struct
 import subprocess
 import termios
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyte
 import pytest
 from rich.console import Console, Group
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.cli.console import running_line
+from headrace.cli.console import DrawnLine, Talk, running_line
 from headrace.log import open_log
 from tests.databases import Database
 from tests.processes import HEADRACE, Child, run_python
@@ -273,3 +276,35 @@ def test_what_is_lost_and_found_again_is_said(database: Database, tmp_path: Path
         assert any(event["event"] == "caught_up" for event in events)
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_events_of_several_threads_do_not_tear_the_line_that_is_drawn_below_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without their lock, about one in thirty is torn."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+
+    class Busy(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(0.001)
+            return super().write(text)
+
+    def say(terminal: Talk) -> None:
+        for number in range(5):
+            terminal.print(f"event {number}")
+
+    for _ in range(100):
+        terminal = Talk()
+        terminal.file = written = Busy()
+        with DrawnLine(terminal, get_renderable=lambda: "starting …", refresh_per_second=1000):
+            threads = [threading.Thread(target=say, args=(terminal,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        shown = pyte.Screen(80, 60)
+        shown.set_mode(pyte.modes.LNM)
+        pyte.Stream(shown).feed(written.getvalue())
+        lines = [line.strip() for line in shown.display if line.strip()]
+        assert sorted(lines) == sorted(f"event {number}" for number in [*range(5)] * 3)

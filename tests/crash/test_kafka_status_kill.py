@@ -61,7 +61,9 @@ def test_a_killed_run_leaves_a_log_that_goes_on(broker: KafkaBroker, topic_prefi
             wait_until(lambda: read_status(seen).runs and str(os.getpid()) in read_status(seen).where)
             running.append(f"{name}.rows", [{"x": 1.0, "y": 2.0}])
             running.wait(60)
-        assert read_status(seen).stopped and verify(declared(name, where).plan(), seen).exit_code == 0
+        # A broker answers a commit before its readers see what was committed.
+        wait_until(lambda: read_status(seen).stopped)
+        assert verify(declared(name, where).plan(), seen).exit_code == 0
 
 
 @pytest.mark.slow

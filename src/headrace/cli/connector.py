@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.live import Live
 
 from headrace.capture.debezium.configuration import Configuration, read_configuration
 from headrace.capture.debezium.explanation import Line, everything, explain
 from headrace.cli.arguments import START_SECONDS, JsonOption, StartTimeoutOption, WideOption, properties
-from headrace.cli.console import print_table, report, running_line, talk
+from headrace.cli.console import DrawnLine, print_table, report, running_line, talk
 from headrace.cli.events import as_lines, tell, with_events
 from headrace.engines.contract import RunningPipeline
 from headrace.engines.local.dead_letters import letters_summary
@@ -71,7 +70,7 @@ def capture_run(
     pipeline = connector_app(configuration, log, dsn=dsn)
     if not as_json and not as_lines():
         report(str(pipeline.plan()))
-    live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
+    live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
     started: list[RunningPipeline] = []
 
     def start() -> RunningPipeline:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 from time import monotonic
 from typing import Any
 
@@ -28,12 +29,38 @@ from headrace.pipeline.app import App
 from headrace.plain_values import beyond, cast_texts, is_bytes, texts
 from headrace.row_tables import cell
 
-talk = Console(stderr=True)
-
 GAP = 3
 READABLE = 12
 IN_ONE_PIECE = frozenset({"last", "hash", "position", "offsets", "began", "created"})
 logger = logging.getLogger("headrace")
+
+
+class Talk(Console):
+    """Standard error, on which several threads print, above a line that is drawn anew.
+
+    Rich moves to the beginning of such a line by what was drawn when an event was laid out, not by what is drawn when
+    it is written: one that is drawn for the first time in between would be torn. So both are done under one lock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True)
+        self.whole = RLock()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, and let nobody else print meanwhile."""
+        with self.whole:
+            super().print(*objects, **options)
+
+
+class DrawnLine(Live):
+    """A line that is drawn anew below what is printed, and is gone at the end."""
+
+    def __init__(self, console: Talk, **options: Any) -> None:
+        super().__init__(console=console, transient=True, **options)
+        self._lock = console.whole  # the one lock: two would be taken in either order
+
+
+talk = Talk()
 
 
 def report(message: str) -> None:
@@ -289,7 +316,7 @@ def _csv_cells(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.Chun
 
 def replay_progress() -> Callable[[str, int, int], None]:
     """Show how far a replay has come: on a terminal in one line that changes, else in a line now and then."""
-    shown = Live(console=talk, transient=True, auto_refresh=False)
+    shown = DrawnLine(talk, auto_refresh=False)
     every = 0.25 if talk.is_interactive else 5.0
     said = monotonic()
 

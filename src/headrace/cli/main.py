@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import typer
-from rich.live import Live
 
 from headrace.cli import capture, demo, doctor, models, produce, serve, slots, topics, ui
 from headrace.cli.arguments import (
@@ -32,6 +31,7 @@ from headrace.cli.arguments import (
 )
 from headrace.cli.ascii import fall_back_to_ascii
 from headrace.cli.console import (
+    DrawnLine,
     model_line,
     print_csv,
     print_table,
@@ -182,7 +182,7 @@ def run(
     pipeline.log = pipeline.log if log is None else location(log)
     if not as_json and not as_lines():
         report(str(capture_of(pipeline.plan()) if only else pipeline.plan()))
-    live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
+    live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
     models: list[dict[str, Any]] = []
     started: list[RunningPipeline] = []
     chosen = properties(conf)
