@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import headrace as hr
 from headrace.testing.servers import PostgresServer
 
 NUMBERS = "id bigint, a int, b float8, c float8, d float8, e float8"
 NUMBER_VALUES = "i, i % 1000, i * 0.5, sin(i), cos(i), i / 7.0::float8"
+REPEATS = 3
 MIXED = (
     "id bigint primary key, a int, b float8, c float8, d bool, t1 text, t2 text, t3 varchar(40), t4 text, "
     "s1 timestamptz, s2 timestamp, s3 date, n1 int, n2 float8, n3 text, n4 timestamptz, e float8, "
@@ -52,10 +58,12 @@ def pg_recvlogical(server: PostgresServer, slot: str, publication: str, *, binar
     return time.perf_counter() - started
 
 
-def capture_app(server: PostgresServer, name: str, directory: Path, tables: str) -> hr.App:
+def capture_app(
+    server: PostgresServer, name: str, directory: Path, tables: str, compat: Literal["sane", "debezium"] = "sane"
+) -> hr.App:
     """An app that only captures."""
     app = hr.App(name, log=directory / f"{name}.headrace")
-    app.postgres(server.dsn, tables=tables, prefix="b", allow_failing_updates=True)
+    app.postgres(server.dsn, tables=tables, prefix="b", allow_failing_updates=True, compat=compat)
     return app
 
 
@@ -71,3 +79,60 @@ def catch_up(app: hr.App) -> float:
     with app.start() as running:
         running.wait(600)
         return time.perf_counter() - started
+
+
+@dataclass
+class Case:
+    """A workload that identical slots decode, for `pg_recvlogical -f /dev/null` and for us, in pairs.
+
+    Attributes:
+        name: of the figure.
+        rows: events that ``work`` makes.
+        setup: makes the tables, in schema public.
+        work: makes the events that are measured.
+        target: what the ratio is to be.
+        binary: asked of the reference; ours chooses for itself.
+        catch_up: has an app take in all there is, and returns the seconds.
+    """
+
+    name: str
+    rows: int
+    setup: str
+    work: Callable[[PostgresServer], object]
+    target: float | None = None
+    binary: bool = True
+    compat: Literal["sane", "debezium"] = "sane"
+    catch_up: Callable[[hr.App], float] = catch_up
+
+    def measure(self, server: PostgresServer) -> dict[str, Any]:
+        """Return events a second of both; the server is as it was before."""
+        short = self.name.replace("-", "_")
+        server.execute(self.setup)
+        with tempfile.TemporaryDirectory() as directory:
+            apps = [
+                capture_app(server, f"{short}{i}", Path(directory), r"public\..*", self.compat) for i in range(REPEATS)
+            ]
+            for i, app in enumerate(apps):
+                prepare(app)
+                reference_slot(server, f"ref_{short}{i}")
+            self.work(server)
+            server.execute("checkpoint")
+            made = server.execute("select pubname from pg_publication order by pubname")
+            reference, ours = [], []
+            for i, app in enumerate(apps):
+                reference.append(pg_recvlogical(server, f"ref_{short}{i}", made[0][0], binary=self.binary))
+                ours.append(self.catch_up(app))
+        for (slot,) in server.execute("select slot_name from pg_replication_slots where not active"):
+            server.execute("select pg_drop_replication_slot(%s)", slot)
+        for (publication,) in made:
+            server.execute(f"drop publication {publication}")
+        server.execute("drop schema public cascade; create schema public")
+        figure = {
+            "name": self.name,
+            "reference": self.rows / statistics.median(reference),
+            "ours": self.rows / statistics.median(ours),
+            "ratio": statistics.median(r / o for r, o in zip(reference, ours, strict=True)),
+            "unit": "rows/s",
+            "details": {"rows": self.rows, "reference": "pg_recvlogical -f /dev/null", "pairs": [reference, ours]},
+        }
+        return figure if self.target is None else {**figure, "target": self.target}
