@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import select
 import struct
 import time
@@ -17,6 +18,8 @@ import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from psycopg import pq
 
 from headrace import plain_values
@@ -720,6 +723,72 @@ def _survives(messages: list[bytes]) -> bool:
         assert "message" in str(error) or isinstance(error, NeedsTextMode) or "column" in str(error)
         return True
     return False
+
+
+def _rows_of(pieces: Sequence[Piece[Lsn]]) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """Return every row by topic and position; what the tables of dead letters hold too."""
+    return {
+        (topic, int(batch.lsn[row]), int(batch.index[row])): {
+            name: plain(column)[row]
+            for name, column in zip(batch.records.schema.names, batch.records.columns, strict=True)
+        }
+        for piece in pieces
+        for topic, batch in (*piece.batches, *piece.rejected)
+        for row in range(batch.num_rows)
+    }
+
+
+_EDIT = st.tuples(
+    st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.binary(max_size=12), st.integers(0, 12)
+)
+
+
+@given(edits=st.lists(_EDIT, min_size=1, max_size=3), binary=st.booleans())
+def test_damaged_rows_touch_no_others(
+    workload: dict[bool, list[bytes]], edits: list[tuple[float, float, bytes, int]], binary: bool
+) -> None:
+    """Any bytes of any rows replaced, put in or cut out: all other rows are as they were, or an error says the LSN."""
+    messages = list(workload[binary][:160])
+    targets = [number for number, item in enumerate(messages) if item[25:26] in (b"I", b"U", b"D")]
+    assert targets
+    touched = set()
+    for where, inside, put, cut in edits:
+        number = targets[int(where * len(targets))]
+        at = 26 + int(inside * (len(messages[number]) - 26))
+        messages[number] = messages[number][:at] + put + messages[number][at + cut :]
+        touched.add(number)
+    try:
+        found = _rows_of(Decoder("shop").feed(messages))
+    except NeedsTextMode:
+        return
+    except DecodeError as error:
+        assert re.search(r"0/[0-9A-F]+", str(error))
+        return
+    expected = _rows_of(Decoder("shop").feed(workload[binary][:160]))
+    differing = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
+    # A row whose table was changed is missing where it was and there where it is not.
+    assert len(differing) <= 2 * len(touched)
+    assert len(found) == len(expected)
+
+
+@given(data=st.data(), binary=st.booleans())
+def test_any_bytes_are_rows_or_an_error(workload: dict[bool, list[bytes]], data: st.DataObject, binary: bool) -> None:
+    """Messages of any kinds and bytes between those of a stream, fed in any chunks."""
+    kinds = st.sampled_from([*b"BCRIUDTOYM", *range(256)])
+    made = st.builds(lambda kind, body: message(bytes([kind]) + body), kinds, st.binary(max_size=80))
+    messages = list(workload[binary][:40])
+    for strange in data.draw(st.lists(made, min_size=1, max_size=4)):
+        messages.insert(data.draw(st.integers(0, len(messages))), strange)
+    decoder, at = Decoder("shop"), 0
+    try:
+        while at < len(messages):
+            step = data.draw(st.integers(1, len(messages)))
+            for piece in decoder.feed(messages[at : at + step]):
+                for _, batch in piece.batches:
+                    batch.records.validate(full=True)
+            at += step
+    except DecodeError as error:
+        assert isinstance(error, NeedsTextMode) or re.search(r"[0-9A-F]+/[0-9A-F]+", str(error))
 
 
 @pytest.mark.parametrize(
