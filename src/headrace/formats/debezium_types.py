@@ -359,26 +359,45 @@ def _default(about: Mapping[str, Any], kind: Kind) -> str | None:
 def kind_of(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
     """Return how a type is written; None where Debezium leaves such columns out."""
     name = about["name"]
-    if "element" in about and name not in ("int2vector", "oidvector"):
+    if name in _VECTORS:
+        return _of_a_vector(name, options)
+    if "element" in about:
         return _array(about, options)
     if about.get("kind") == "e":
         labels = ",".join(about.get("labels", ()))
         return Kind(_named("string", "io.debezium.data.Enum", parameters={"allowed": labels}), quoted, '""')
     if about.get("kind", "b") in "bre" and name in _TYPES:
         return _TYPES[name](about, options)
-    return _unknown(options)
+    return _unknown(options, _with_doubles if name in _GEOMETRIC else None)
 
 
 def _named(kind: str, name: str, **more: Any) -> Schema:
     return {"type": kind, "name": name, "version": 1, **more}
 
 
-def _unknown(options: TypeOptions) -> Kind | None:
-    """Types that Debezium does not know are their text's bytes, or nothing."""
+# Java's driver makes objects of these, whose text has Java's numbers.
+_GEOMETRIC = frozenset({"line", "lseg", "box", "path", "polygon", "circle"})
+_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9.]*(?:[eE][-+]?[0-9]+)?|Infinity|NaN)")
+
+
+def _unknown(options: TypeOptions, java: Callable[[pa.Array], pa.Array] | None = None) -> Kind | None:
+    """Types that Debezium does not know are their text's bytes, or nothing.
+
+    Args:
+        java: makes of PostgreSQL's texts what Java prints of the driver's objects.
+    """
     if not options.unknown:
         return None
     binary = _binary({}, options)
-    return Kind(binary.schema, lambda array: binary.write(array.cast(pa.large_binary())), binary.zero)
+
+    def write(array: pa.Array) -> pa.Array:
+        return binary.write((array if java is None else java(array)).cast(pa.large_binary()))
+
+    return Kind(binary.schema, write, binary.zero)
+
+
+def _with_doubles(array: pa.Array) -> pa.Array:
+    return by_value(array, lambda text: _NUMBER.sub(lambda match: java_double(float(match[0])), text))
 
 
 def _number(kind: str, arrow: pa.DataType) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:
@@ -544,7 +563,10 @@ def _date(_: Mapping[str, Any], options: TypeOptions) -> Kind:
 
         def iso(array: pa.Array, *, read: bool) -> pa.Array:
             days = _days(array, read=read).cast(pa.int32()).view(pa.date32())
-            return in_quotes(_with_z(timestamps.to_iso_days(days)))
+            texts = _with_z(timestamps.to_iso_days(days))
+            for infinite, text in _INFINITE_ISO.items() if read else ():
+                texts = pc.if_else(pc.equal(array.view(pa.int32()), infinite), pa.scalar(text, TEXT), texts)
+            return in_quotes(texts)
 
         return Kind(schema, partial(iso, read=False), '"1970-01-01Z"', read, write_read=partial(iso, read=True))
     name = "org.apache.kafka.connect.data.Date" if options.times == "connect" else f"{_TIME}Date"
@@ -556,6 +578,9 @@ _LAST_DAY, _FIRST_DAY = 2**31 - 1, -(2**31)  # infinity, as the log has it
 _YEAR_1, _GAP = -719_162, (-141_437, -141_428)  # days of 0001-01-01; of 1582-10-05 and 1582-10-14
 # What becomes of infinity when an int overflows: in Java's calendar, or with the days from 1970 to 2000.
 _INFINITE_DAYS = {True: (-622_191_234, -625_821_272), False: (-2_147_472_692, -2_147_472_691)}
+
+# The last and the first instant of Java's calendar as days, the second without its era.
+_INFINITE_ISO = {_LAST_DAY: "+292278994-08-16Z", _FIRST_DAY: "+292269055-12-02Z"}
 
 
 def _days(array: pa.Array, *, read: bool) -> pa.Array:
@@ -597,7 +622,13 @@ def _counted(name: str, precision: int, mode: str) -> tuple[Schema, int]:
 
 def _time(about: Mapping[str, Any], options: TypeOptions) -> Kind:
     if options.times == "isostring":
-        return Kind(_named("string", f"{_TIME}IsoTime"), lambda a: in_quotes(_with_z(_trimmed(a))), '"00:00:00Z"')
+
+        def iso(array: pa.Array) -> pa.Array:
+            # Midnight at the end of a day is the one at its beginning.
+            texts = pc.replace_substring_regex(_trimmed(array), "^24:", "00:")
+            return in_quotes(_with_z(texts))
+
+        return Kind(_named("string", f"{_TIME}IsoTime"), iso, '"00:00:00Z"')
     schema, unit = _counted("Time", _precision(about), options.times)
     # Times in arrays are cut to milliseconds, whatever the precision.
     cut = 1000 if about.get("in_array") else 1
@@ -646,7 +677,7 @@ def _timestamp(about: Mapping[str, Any], options: TypeOptions) -> Kind:
         schema = _named("string", f"{_TIME}IsoTimestamp")
 
         def iso(array: pa.Array) -> pa.Array:
-            texts = timestamps.to_iso(array.view(pa.timestamp("us", "UTC")))
+            texts = timestamps.to_iso(_finite_us(array).view(pa.timestamp("us", "UTC")))
             return in_quotes(_with_z(_trimmed(pc.utf8_rtrim(texts, "Z"))))
 
         return Kind(schema, iso, '"1970-01-01T00:00:00Z"', read)
@@ -829,31 +860,52 @@ def _sparse(*_: Any) -> Kind:
 
 # --- arrays ---
 
-_NO_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point", "refcursor", "tsvector", "tsquery"})
+_VECTORS = {"int2vector": "int16", "oidvector": "int64"}
+
+
+def _of_a_vector(name: str, options: TypeOptions) -> Kind | None:
+    """The old vectors of the catalog are arrays in which the driver finds nothing."""
+    if not options.unknown:
+        return None
+    schema = {"type": "array", "items": field_schema({"type": _VECTORS[name]}, None, optional=False)}
+    return Kind(schema, lambda array: pc.if_else(array.is_valid(), pa.scalar("[]", TEXT), pa.scalar(None, TEXT)), "[]")
+
+
+_NO_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point", "refcursor"})
 
 
 def _array(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
     element = {**about["element"], "in_array": True}
-    name = element["name"]
-    if element.get("domain") or element.get("kind", "b") not in "bre" or name in _NO_ARRAYS:
-        return _unknown(options)
-    inner = kind_of(element, options)
+    name, made = element["name"], bool(element.get("domain")) or element.get("kind", "b") not in "bre"
+    if not made and (name in _NO_ARRAYS or (name == "tsvector" and not options.unknown)):
+        return None
+    inner = _unknown(options) if made else kind_of(element, options)
     if inner is None:
         return None
+    if name == "bit":  # taken for a bit string, which an array is not
+        return replace(inner, write=lambda array: pa.nulls(len(array), TEXT))
     is_enum = element.get("kind") == "e"
     texts_only = inner.schema["type"] == "string" and "name" not in inner.schema
+    whole = is_enum or made or name == "tsvector" or name not in _TYPES
+    items_of = _boxes if name == "box" else array_items
 
     def write(array: pa.Array) -> pa.Array:
-        rows = [None if text is None else list(array_items(text)) for text in array.to_pylist()]
-        if is_enum:  # a NULL among labels makes the whole value null
+        rows = [None if text is None else list(items_of(text)) for text in array.to_pylist()]
+        if whole:  # a NULL among these makes the whole value null
             rows = [None if row is not None and None in row else row for row in rows]
         flat = [[_nested(item, texts_only) for item in row] if row is not None else None for row in rows]
         lists = pa.array(flat, pa.list_(TEXT))
         items = inner.write(inner.read(lists.flatten())).fill_null("null")
         return enclosed("[", lists, items, "]")
 
-    schema = {"type": "array", "items": field_schema(inner.schema, None, optional=not is_enum)}
+    schema = {"type": "array", "items": field_schema(inner.schema, None, optional=not whole)}
     return Kind(schema, write, "[]", toast=_array_toast(name, inner, options))
+
+
+def _boxes(text: str) -> Iterator[str | None]:
+    """Yield boxes of an array, between which there are semicolons."""
+    for item in text[1:-1].split(";") if text != "{}" else ():
+        yield None if item == "NULL" else item
 
 
 def _nested(item: Any, texts_only: bool) -> str | None:
