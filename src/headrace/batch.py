@@ -11,6 +11,8 @@ column         type                    meaning
 ``__ts``       timestamp[us, UTC]      commit time
 ``__before``   struct of the columns   the old row of an update, where the replica identity gives it (optional)
 ``__unchanged``list<string>            columns whose value the source did not send (unchanged TOAST; optional)
+``__headrace_  struct<lsn, number,     of PostgreSQL, where Debezium's events are written: where the change lies in the
+change``       after>                  WAL, its transaction's number, where the commit before that ended (optional)
 =============  ======================  ===================================================================
 
 A delete's columns hold the old row (its key columns, or all under REPLICA IDENTITY FULL); a truncate's are null.
@@ -41,8 +43,9 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("__index", pa.int64(), nullable=False),
     pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
 )
+CHANGE = "__headrace_change"
 _META_NAMES = frozenset(field.name for field in META_FIELDS) | {
-    *("__before", "__unchanged", "__order", "__headrace_row", "__headrace_update")
+    *("__before", "__unchanged", CHANGE, "__order", "__headrace_row", "__headrace_update")
 }
 
 

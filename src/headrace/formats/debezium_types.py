@@ -98,7 +98,9 @@ class TypeOptions:
 
 
 def _patterns(text: str) -> Patterns:
-    return tuple(re.compile(part.strip(), re.IGNORECASE) for part in text.split(",") if part.strip())
+    """Return the expressions of a list: a comma of their own stands behind a backslash."""
+    parts = [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
+    return tuple(re.compile(part, re.IGNORECASE) for part in parts if part)
 
 
 def _numbered(properties: Mapping[str, str], name: str) -> tuple[tuple[int, Patterns], ...]:
@@ -377,7 +379,7 @@ def _unknown(options: TypeOptions) -> Kind | None:
     """Types that Debezium does not know are their text's bytes, or nothing."""
     if not options.unknown:
         return None
-    binary = _binary({}, options)
+    binary = binary_kind(options)
     return Kind(binary.schema, lambda array: binary.write(array.cast(pa.large_binary())), binary.zero)
 
 
@@ -406,6 +408,11 @@ def _text(schema: Schema, *, placeholder: bool = True) -> Callable[[Mapping[str,
 
 
 def _binary(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    return binary_kind(options)
+
+
+def binary_kind(options: TypeOptions) -> Kind:
+    """Return how bytes are written."""
     mode, placeholder = options.binary, options.placeholder.encode()
     if options.placeholder.startswith("hex:"):
         placeholder = bytes.fromhex(options.placeholder[4:])

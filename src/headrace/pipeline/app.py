@@ -114,6 +114,7 @@ class App:
         allow_failing_updates: bool = False,
         compat: Literal["sane", "debezium"] = "sane",
         properties: Mapping[str, str] | None = None,
+        messages: str | Sequence[str] | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -131,6 +132,9 @@ class App:
                 ``headrace topics cat --format debezium-json`` writes them; and, as Debezium, it captures tables without
                 a usable replica identity.
             properties: of Debezium's connector, which change how those events are written.
+            messages: regular expressions that match the whole prefix of what ``pg_logical_emit_message`` writes and is
+                captured, into the topic ``<prefix>.message``; ``".*"`` for all. Left out, with ``compat="debezium"`` as
+                ``message.prefix.include.list`` and ``….exclude.list`` say, else none.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -155,6 +159,7 @@ class App:
             snapshot,
             allow_failing_updates or compat == "debezium",
             debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
+            messages=_messages(messages, properties or {}, compat),
         )
         self._check_source(source, format)
         self._declared.sources.append(source)
@@ -249,6 +254,7 @@ class App:
             allow_failing_updates=True,  # as Debezium does
             debezium=options.events,
             makes_publication=options.makes_publication,
+            messages=options.messages,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:
@@ -570,10 +576,24 @@ def _is_number(label: Any) -> bool:
     return isinstance(label, numbers.Real) and not isinstance(label, bool)
 
 
-def check_patterns(patterns: Sequence[str]) -> None:
+def _messages(given: str | Sequence[str] | None, properties: Mapping[str, str], compat: str) -> tuple[str, ...]:
+    """Return patterns of the prefixes of messages that are captured."""
+    if given is None:
+        if compat != "debezium":
+            return ()
+        from headrace.capture.debezium.configuration import Configuration
+        from headrace.capture.debezium.options import messages_of
+
+        return messages_of(Configuration(dict(properties), "properties="))
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    check_patterns(patterns, "messages")
+    return patterns
+
+
+def check_patterns(patterns: Sequence[str], word: str = "tables") -> None:
     """Refuse what is no regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise DeclarationError(f"tables={pattern!r} is not a regular expression: {error}") from error
+            raise DeclarationError(f"{word}={pattern!r} is not a regular expression: {error}") from error

@@ -76,13 +76,17 @@ class SourcePlan:
     """Properties of Debezium's connector by which its events can be written from the log; None: they cannot."""
     makes_publication: bool = True
     """A publication that is not there is made; else it is refused."""
+    messages: tuple[str, ...] = ()
+    """Patterns of prefixes of what `pg_logical_emit_message` writes and is captured."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
         return any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
 
     def captures(self, topic: str) -> bool:
-        """Return whether a topic is one of its captured tables'."""
+        """Return whether a topic is one of its captured tables', or that of its messages."""
+        if self.messages and topic == f"{self.prefix}.message":
+            return True
         table = topic.removeprefix(f"{self.prefix}.")
         return table != topic and self.matches(table)
 

@@ -411,7 +411,10 @@ EVENTS = (
         "provide.transaction.metadata",
         Kind.BOOLEAN,
         "false",
-        written("the topic of transactions, and transaction in each event. The id is the commit's LSN, twice."),
+        written(
+            "the topic of transactions, and transaction in each event. The id is the transaction's number and the "
+            "event's LSN; in END it is the commit's."
+        ),
     ),
     Property(
         "transaction.metadata.factory",
@@ -419,12 +422,17 @@ EVENTS = (
         "io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory",
         _JAVA,
     ),
-    Property("message.prefix.include.list", Kind.REGEXES, None, not_yet("pg_logical_emit_message is not captured.")),
+    Property(
+        "message.prefix.include.list",
+        Kind.REGEXES,
+        None,
+        done("Messages of pg_logical_emit_message with these prefixes are captured, into <prefix>.message."),
+    ),
     Property(
         "message.prefix.exclude.list",
         Kind.REGEXES,
         None,
-        harmless("Messages of pg_logical_emit_message are not captured, whatever their prefix."),
+        done("Messages of pg_logical_emit_message with these prefixes are not captured; all others are."),
     ),
     Property("include.schema.comments", Kind.BOOLEAN, "false", not_yet("Comments of tables are not read.")),
     Property(

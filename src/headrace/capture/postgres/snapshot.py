@@ -230,7 +230,7 @@ class Converter:
     def __init__(self, table: Table, prefix: str, *, lsn: int, ts_us: int) -> None:
         described = self._described = table.stream_table(prefix)
         self.topic = described.topic
-        self._schema = described.schema(False, False)
+        self._schema = described.schema()
         self._fields = described.fields
         self._lsn, self._ts_us = lsn, ts_us
 
@@ -289,7 +289,7 @@ class Converter:
         meta, extra = self._meta(rows.num_rows, index, op), []
         if before is not None:
             extra = [pa.StructArray.from_arrays(before.columns, fields=self._fields)]
-        schema = self._described.schema(before is not None, False)
+        schema = self._described.schema(before=before is not None)
         return pa.RecordBatch.from_arrays([*rows.columns, *meta, *extra], schema=schema)
 
     def _meta(self, n: int, index: int, op: str = "r") -> list[pa.Array]:

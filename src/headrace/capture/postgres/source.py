@@ -42,6 +42,7 @@ from headrace.capture.postgres.decode import (
 )
 from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.joins import Joins, known
+from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
@@ -93,6 +94,8 @@ class PostgresSource:
         debezium: properties of Debezium's connector by which its events are to be written from the log; they are
             kept in it. None: the log need not hold what such events say beside the rows.
         makes_publication: make the publication where it is not there; without it that is refused.
+        messages: regular expressions of which one matches the whole prefix, whatever the case, of what
+            `pg_logical_emit_message` writes and is captured, into the topic ``<prefix>.message``.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -117,6 +120,7 @@ class PostgresSource:
         allow_failing_updates: bool = False,
         debezium: Mapping[str, str] | None = None,
         makes_publication: bool = True,
+        messages: Sequence[str] = (),
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -147,6 +151,7 @@ class PostgresSource:
         self._on_progress = on_progress
         self._joins = Joins(0, on_progress)
         self._max_open_rows = max_open_rows
+        self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
         self._wake = Wake()
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
@@ -187,7 +192,8 @@ class PostgresSource:
         described = [(table, table.stream_table(self.name)) for table in tables]
         self.traits = dataclasses.replace(
             self.traits,
-            tables={stream.topic: table.declared(stream.schema(False, False)) for table, stream in described},
+            tables={stream.topic: table.declared(stream.schema()) for table, stream in described}
+            | ({} if self._messages is None else {self._messages.topic: self._messages.schema}),
             warnings=tuple(
                 _failing(str(table), failing[table.oid], self._declared.publication)
                 for table in tables
@@ -272,6 +278,8 @@ class PostgresSource:
             seen={table.oid: Seen(table.seen or "", table.until) for table in joined},
             leaves_out=self._leaves_out,
             describe=self._describe if self._declared.debezium is not None else None,
+            messages=self._messages,
+            tells_changes=self._declared.debezium is not None,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
@@ -347,6 +355,7 @@ class PostgresSource:
                 lsn=since,
                 publication=known.publication,
                 binary=self._binary,
+                messages=self._messages is not None,
             )
         except CommandError as error:
             if error.code == _IN_USE:
@@ -436,7 +445,8 @@ class PostgresSource:
             self._open = pieces[-1].open
             if pieces[-1].batches:
                 self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
-            self._rows_at += [at for piece in pieces if (at := _last_row(piece)) is not None]
+            messages = None if self._messages is None else self._messages.topic
+            self._rows_at += [at for piece in pieces if (at := _last_row(piece, messages)) is not None]
         for piece in pieces:
             if piece.position is not None:
                 self._received = max(self._received, piece.position)
@@ -687,12 +697,22 @@ class PostgresSource:
                 self._sql.close()
 
 
-def _last_row(piece: Piece[Lsn]) -> tuple[int, int] | None:
-    """Commit LSN and time of the last transaction of which a piece has rows."""
+def _logical_messages(prefix: str, patterns: tuple[str, ...], *, described: bool) -> LogicalMessages | None:
+    if not patterns:
+        return None
+    return LogicalMessages(prefix, lambda name: catalog.matches(name, patterns), described)
+
+
+def _last_row(piece: Piece[Lsn], messages: str | None) -> tuple[int, int] | None:
+    """Commit LSN and time of the last transaction of which a piece has rows of tables.
+
+    Args:
+        messages: the topic of logical messages, of which some are no transaction's.
+    """
     found = [
         (int(batch.lsn[-1]), int(batch.ts_us[-1]))
-        for _, batch in (*piece.batches, *piece.rejected)
-        if batch.op[0] != OPS["r"]  # no transaction's
+        for topic, batch in (*piece.batches, *piece.rejected)
+        if topic != messages and batch.op[0] != OPS["r"]  # no transaction's
     ]
     return max(found, default=None)
 

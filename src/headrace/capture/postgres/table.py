@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Bytes, Ints, Mask
+from headrace.batch import CHANGE as CHANGE_COLUMN
 from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta, told_apart
 from headrace.capture.postgres import types, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
@@ -30,6 +31,7 @@ _META_TYPES = [column.type for column in META_FIELDS]
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 2 << 20
 _LIST = pa.list_(pa.string())
 FACTS = b"postgres.facts"
+CHANGE = pa.field(CHANGE_COLUMN, pa.struct({"lsn": pa.uint64(), "number": pa.uint32(), "after": pa.uint64()}))
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -48,15 +50,33 @@ def topic_of(prefix: str, label: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Row events of one table: their messages in the frame and their places in the log."""
+    """Row events of one table: their messages in the frame and their places in the log.
+
+    Attributes:
+        number: of their transactions, below 0 for an event that belongs to none; ``after``: where the commit before
+            each one's transaction ended, 0 where that is not known. None: nobody wants to know.
+    """
 
     message: Ints
     lsn: Longs
     index: Ints
     ts_us: Ints
+    number: Ints | None = None
+    after: Longs | None = None
 
     def take(self, rows: Ints | slice | Mask) -> Events:
-        return Events(self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows])
+        number = None if self.number is None else self.number[rows]
+        after = None if self.after is None else self.after[rows]
+        return Events(self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows], number, after)
+
+    def change(self, frame: Frame) -> pa.StructArray:
+        """Return where each event lies in the WAL, its transaction's number, and where the commit before that ended."""
+        assert self.number is not None and self.after is not None
+        lsn = values.of_numbers(frame.gather(frame.start[self.message] + 1, ">u8"), pa.uint64(), None)
+        inside, known = self.number >= 0, self.after > 0
+        number = values.of_numbers(self.number.astype(np.uint32), pa.uint32(), None if inside.all() else inside)
+        after = values.of_numbers(self.after.copy(), pa.uint64(), None if known.all() else known)
+        return pa.StructArray.from_arrays([lsn, number, after], fields=list(CHANGE.type))
 
 
 @dataclass(slots=True)
@@ -75,19 +95,20 @@ class Table:
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
     templates: Templates = field(init=False, default_factory=dict)
-    _schemas: dict[tuple[bool, bool], pa.Schema] = field(init=False, default_factory=dict)
+    _schemas: dict[tuple[bool, ...], pa.Schema] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         relation = self.relation
         self.topic = topic_of(self.prefix, self.label)
         self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod) for c in relation.columns]
 
-    def schema(self, before: bool, unchanged: bool) -> pa.Schema:
-        """Return the schema of a batch with or without ``__before`` and ``__unchanged``."""
-        schema = self._schemas.get((before, unchanged))
+    def schema(self, before: bool = False, unchanged: bool = False, change: bool = False) -> pa.Schema:
+        """Return the schema of a batch with or without what an event may have besides."""
+        schema = self._schemas.get((before, unchanged, change))
         if schema is None:
             extra = [pa.field("__before", pa.struct(self.fields))] if before else []
             extra += [pa.field("__unchanged", _LIST)] if unchanged else []
+            extra += [CHANGE] if change else []
             metadata = {
                 b"headrace.key": json.dumps(list(self.key)).encode(),
                 b"headrace.source": self.prefix.encode(),
@@ -99,7 +120,7 @@ class Table:
             if self.facts:
                 metadata[FACTS] = self.facts.encode()
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
-            self._schemas[before, unchanged] = schema
+            self._schemas[before, unchanged, change] = schema
         return schema
 
 
@@ -125,12 +146,14 @@ def table(
     return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table), facts)
 
 
-def truncates(table: Table, events: Events) -> Batch:
+def truncates(frame: Frame, table: Table, events: Events) -> Batch:
     """Return Truncate events: rows of nulls."""
     n = events.message.size
     nulls = [pa.nulls(n, column.type) for column in table.fields]
     ops = np.full(n, ord("t"), np.uint8)
-    return Batch(pa.RecordBatch.from_arrays([*nulls, *_meta(ops, events)], schema=table.schema(False, False)))
+    change = [] if events.number is None else [events.change(frame)]
+    schema = table.schema(change=bool(change))
+    return Batch(pa.RecordBatch.from_arrays([*nulls, *meta_arrays(ops, events), *change], schema=schema))
 
 
 def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | None]:
@@ -144,8 +167,9 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
     blocks = [_block(frame, table, events.message[at : at + step]) for at in range(0, n, step)]
     block = blocks[0] if len(blocks) == 1 else _concatenated(table, blocks)
     extra = [column for column in (block.before, block.unchanged) if column is not None]
-    schema = table.schema(block.before is not None, block.unchanged is not None)
-    arrays_of = [*block.columns, *_meta(_OPS[frame.kind[events.message]], events), *extra]
+    extra += [] if events.number is None else [events.change(frame)]
+    schema = table.schema(block.before is not None, block.unchanged is not None, events.number is not None)
+    arrays_of = [*block.columns, *meta_arrays(_OPS[frame.kind[events.message]], events), *extra]
     batch = Batch(pa.RecordBatch.from_arrays(arrays_of, schema=schema))
     if block.lost is None:
         return batch, None
@@ -199,7 +223,8 @@ def _concatenated(table: Table, blocks: Sequence[_Block]) -> _Block:
     return _Block(sum(block.rows for block in blocks), columns, before, unchanged, lost, reasons, json_rows)
 
 
-def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
+def meta_arrays(ops: Bytes, events: Events) -> list[pa.Array]:
+    """Return the columns that every event has."""
     columns: tuple[npt.NDArray[Any], ...] = (ops, events.lsn, events.index, events.ts_us)
     return [values.of_numbers(column, kind, None) for column, kind in zip(columns, _META_TYPES, strict=True)]
 
