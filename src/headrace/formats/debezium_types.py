@@ -149,6 +149,7 @@ class Column:
         null: JSON that stands for NULL.
         unknown: JSON that stands for what an old row does not say.
         toast: JSON that stands for a value that was left out.
+        nan: JSON that stands for a NaN of ``numeric(p,s)``, which is null in the rows.
         write_read: as ``write``, of rows that a snapshot read.
     """
 
@@ -159,6 +160,7 @@ class Column:
     null: str
     unknown: str
     toast: str
+    nan: str
     write_read: Write
 
     def cells(self, array: pa.Array, *, unknown: bool = False, read: bool = False) -> pa.Array:
@@ -204,9 +206,9 @@ def _column(about: Mapping[str, Any], named: str, options: TypeOptions, in_key: 
     null = default if default is not None and options.null_as_default else "null"
     if "masked" in kind.schema.get("parameters", {}):
         null = unknown = kind.zero
-    return Column(
-        about["name"], schema, key_schema, kind.write, null, unknown, kind.toast, kind.write_read or kind.write
-    )
+    nan = kind.write(pa.array(["NaN"], TEXT))[0].as_py() if about["type"]["name"] == "numeric" else None
+    read = kind.write_read or kind.write
+    return Column(about["name"], schema, key_schema, kind.write, null, unknown, kind.toast, nan or null, read)
 
 
 def _altered(kind: Kind, about: Mapping[str, Any], named: str, options: TypeOptions) -> Kind:

@@ -335,20 +335,25 @@ class _Events:
         return dict(zip([part.name for part in before.type], before.flatten(), strict=True))
 
     def _before_rows(self, rows: Ints) -> pa.Array:
-        return self._objects(self._before(), rows, unknown=True)
+        return self._objects(self._before(), rows, unknown=True, before=True)
 
-    def _objects(self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False) -> pa.Array:
+    def _objects(
+        self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False, before: bool = False
+    ) -> pa.Array:
         parts: list[pa.Array | str] = []
         at = pa.array(rows)
         for place, column in enumerate(self.table.columns):
             parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
-            parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown)]
+            parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown, before=before)]
         if self.options.flattening is None:
             parts.append("}" if self.table.columns else "{}")
         return joined(parts, rows.size)
 
-    def _cells(self, column: Column, array: pa.Array, rows: Ints, *, unknown: bool) -> pa.Array:
+    def _cells(self, column: Column, array: pa.Array, rows: Ints, *, unknown: bool, before: bool) -> pa.Array:
         cells = column.cells(array, unknown=unknown, read=self.markers is not None)
+        nan = self.batch.nan(column.name, before=before)
+        if nan is not None:
+            cells = pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells)
         left_out = None if unknown else self._left_out(column.name)
         if left_out is not None and left_out[rows].any():
             cells = pc.if_else(pa.array(left_out[rows]), pa.scalar(column.toast, TEXT), cells)
@@ -367,24 +372,28 @@ class _Events:
     def _keys(self, rows: Ints, *, unknown: bool = False) -> pa.Array:
         at = pa.array(rows)
         arrays = {column.name: self._column(column.name).take(at) for column in self.table.key}
-        return self._key_objects(arrays, rows.size, unknown=unknown)
+        return self._key_objects(arrays, rows, unknown=unknown)
 
-    def _key_objects(self, arrays: Mapping[str, pa.Array], n: int, *, unknown: bool) -> pa.Array:
+    def _key_objects(
+        self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool, before: bool = False
+    ) -> pa.Array:
         """Return keys as JSON; null of a table without one."""
         if not self.table.key:
-            return joined(["null"], n)
+            return joined(["null"], rows.size)
         parts: list[pa.Array | str] = []
         for place, column in enumerate(self.table.key):
             parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
-            parts.append(column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None))
-        return joined([*parts, "}"], n)
+            cells = column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None)
+            nan = self.batch.nan(column.name, before=before)
+            parts.append(cells if nan is None else pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells))
+        return joined([*parts, "}"], rows.size)
 
     def _moved(self) -> tuple[Mask, pa.Array, pa.Array]:
         """Return which updates changed the key, the old keys and the new ones, as JSON."""
         none = np.zeros(self.n, bool), pa.nulls(self.n, TEXT), pa.nulls(self.n, TEXT)
         if not self.table.key or "__before" not in self.batch.schema.names:
             return none
-        old = self._key_objects(self._before(), self.n, unknown=True)
+        old = self._key_objects(self._before(), np.arange(self.n), unknown=True, before=True)
         new = self._keys(np.arange(self.n))
         moved = (
             np.asarray(self._column("__before").is_valid()) & (self.op == ord("u")) & np.asarray(pc.not_equal(old, new))
