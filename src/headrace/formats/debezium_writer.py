@@ -252,8 +252,11 @@ class EventWriter:
             markers: ``source.snapshot`` of each row; ``false`` where left out.
         """
         raw, batch = records.schema.metadata[FACTS], Batch(records)
-        if json.loads(raw).get("messages"):
+        kind = json.loads(raw)
+        if "messages" in kind:
             return _messages(self, batch)
+        if "heartbeats" in kind:
+            return _heartbeats(batch, kind["heartbeats"], schemas=self.options.schemas)
         return _Events(self, self._table(raw), batch, markers).lines()
 
     def _table(self, raw: bytes) -> _Table:
@@ -690,6 +693,32 @@ def _message_schema(content: Schema) -> Schema:
     return {"type": "struct", "fields": fields, "optional": False, **named}
 
 
+# -- heartbeats -------------------------------------------------------------------------------------------------------
+
+_HEARTBEAT = "heartbeat"  # no transaction counts it
+
+
+def _heartbeats(batch: Batch, topic: str, *, schemas: bool) -> Lines:
+    n = batch.num_rows
+    key: list[pa.Array | str] = ['{"serverName":', quoted(batch.column("serverName")), "}"]
+    value: list[pa.Array | str] = ['{"ts_ms":', batch.column("ts_ms").cast(TEXT), "}"]
+    if schemas:
+        key = [
+            f'{{"schema":{_dumped(_heartbeat_schema("ServerNameKey", "string", "serverName"))},"payload":',
+            *key,
+            "}",
+        ]
+        value = [f'{{"schema":{_dumped(_heartbeat_schema("Heartbeat", "int64", "ts_ms"))},"payload":', *value, "}"]
+    texts = joined([f'{{"topic":{java_string(topic)},"key":', *key, ',"value":', *value, "}"], n)
+    return Lines(np.arange(n), texts.to_pylist(), np.zeros(n, bool), _HEARTBEAT)
+
+
+def _heartbeat_schema(name: str, kind: str, column: str) -> Schema:
+    fields = [field_schema({"type": kind}, column, optional=False)]
+    named = {"name": f"io.debezium.connector.common.{name}", "version": 1}
+    return {"type": "struct", "fields": fields, "optional": False, **named}
+
+
 # -- transactions -----------------------------------------------------------------------------------------------------
 
 _TRANSACTION_KEY = {
@@ -745,7 +774,7 @@ class Place:
     @property
     def apart(self) -> bool:
         """Return whether it belongs to no transaction."""
-        return self.table == MESSAGES and not self.counted
+        return self.table in (MESSAGES, _HEARTBEAT) and not self.counted
 
 
 def places(batch: Batch, lines: Lines) -> list[Place]:

@@ -482,6 +482,8 @@ EVENTS = (
     ),
 )
 
+_TOPIC = ("[A-Za-z0-9._-]{1,249}", "1 to 249 letters, digits, dots, - and _")
+
 TOPICS = (
     Property(
         "topic.naming.strategy",
@@ -495,11 +497,19 @@ TOPICS = (
         "topic.transaction", Kind.TEXT, "transaction", not_yet("The topic of transactions is <prefix>.transaction.")
     ),
     Property(
-        "topic.heartbeat.prefix", Kind.TEXT, "__debezium-heartbeat", harmless("There is no topic of heartbeats yet.")
+        "topic.heartbeat.prefix",
+        Kind.TEXT,
+        "__debezium-heartbeat",
+        done("The topic of heartbeats is called so, with the topic prefix behind it."),
+        form=_TOPIC,
     ),
-    Property("topic.heartbeat.name", Kind.TEXT, None, harmless("There is no topic of heartbeats yet.")),
+    Property("topic.heartbeat.name", Kind.TEXT, None, done("The topic of heartbeats, whole."), form=_TOPIC),
     Property(
-        "heartbeat.topics.prefix", Kind.TEXT, "__debezium-heartbeat", harmless("There is no topic of heartbeats yet.")
+        "heartbeat.topics.prefix",
+        Kind.TEXT,
+        "__debezium-heartbeat",
+        done("The older name of topic.heartbeat.prefix, which goes before it."),
+        form=_TOPIC,
     ),
     Property("topic.regex", Kind.REGEX, None, not_yet("Topics are <prefix>.<schema>.<table>.")),
     Property("topic.replacement", Kind.TEXT, None, not_yet("Topics are <prefix>.<schema>.<table>.")),
@@ -650,8 +660,9 @@ SIGNALS = (
         "heartbeat.interval.ms",
         Kind.MILLISECONDS,
         "0",
-        not_yet(
-            "There is no topic of heartbeats; the slot advances without them, also while only other tables are written."
+        done(
+            "A row in the topic of heartbeats as often; 0 for never. The slot advances without them, also while only "
+            "other tables are written."
         ),
         minimum=0,
     ),
@@ -659,7 +670,7 @@ SIGNALS = (
         "heartbeat.action.query",
         Kind.TEXT,
         None,
-        not_yet("Nothing is written into the database while it is idle."),
+        done("Runs in that interval, on a connection of its own; a failure is said, and ends nothing."),
     ),
     Property(
         "post.processors",

@@ -14,6 +14,7 @@ from headrace.capture.debezium.properties import Kind, listed
 from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Examination
+from headrace.capture.postgres.heartbeats import HeartbeatOptions
 from headrace.capture.postgres.slot_binding import derived_name
 from headrace.errors import DeclarationError
 
@@ -63,6 +64,7 @@ class CaptureOptions:
     registry: str | None = field(default=None, repr=False)
     events: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
+    heartbeat: HeartbeatOptions = field(default_factory=HeartbeatOptions)
 
 
 def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka: bool = False) -> CaptureOptions:
@@ -97,6 +99,7 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         registry=configuration.get("value.converter.schema.registry.url") or None,
         events=tuple(_events(configuration)),
         messages=messages_of(configuration),
+        heartbeat=heartbeat_of(configuration),
     )
 
 
@@ -218,6 +221,27 @@ def messages_of(configuration: Configuration) -> tuple[str, ...]:
     if included or not excluded:
         return tuple(included) or ("(?s:.*)",)
     return (rf"(?!(?:{'|'.join(excluded)})\Z)(?s:.*)",)
+
+
+def heartbeat_of(configuration: Configuration, prefix: str = "") -> HeartbeatOptions:
+    """Return how often a heartbeat is due, in which topic, and what the database does with each.
+
+    Args:
+        prefix: of the topics, where the configuration does not say it.
+
+    >>> heartbeat_of(Configuration({"heartbeat.interval.ms": "500", "topic.prefix": "shop"}, "here")).topic
+    '__debezium-heartbeat.shop'
+    """
+    interval = configuration.get("heartbeat.interval.ms", "0")
+    prefix = configuration.get("topic.prefix") or prefix
+    begins = configuration.get("topic.heartbeat.prefix") or configuration.get("heartbeat.topics.prefix")
+    named = configuration.get("topic.heartbeat.name")
+    delimiter = configuration.get("topic.delimiter") or "."
+    return HeartbeatOptions(
+        int(interval) if interval.isdigit() else 0,
+        named or f"{begins or '__debezium-heartbeat'}{delimiter}{prefix}",
+        configuration.get("heartbeat.action.query"),
+    )
 
 
 def _check_groups(pattern: str, *, combined: bool) -> None:

@@ -41,6 +41,7 @@ from headrace.capture.postgres.decode import (
     UnknownRelation,
 )
 from headrace.capture.postgres.facts import table_facts
+from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
 from headrace.capture.postgres.joins import Joins, known
 from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
@@ -67,6 +68,9 @@ _IDLE_BYTES = 16 << 20  # or when it is so much
 _LATE_BYTES = 1 << 20  # so much WAL may be of other tables, or of no table at all, between two keepalives
 _LOOK_S = 3.0  # so often it is looked whether the catalog is as it was
 _IN_USE = "55006"  # SQLSTATE object_in_use
+
+
+_NO_HEARTBEAT = HeartbeatOptions()
 
 
 def _silent(_table: str, _rows: int, _estimated: int) -> None:
@@ -96,6 +100,7 @@ class PostgresSource:
         makes_publication: make the publication where it is not there; without it that is refused.
         messages: regular expressions of which one matches the whole prefix, whatever the case, of what
             `pg_logical_emit_message` writes and is captured, into the topic ``<prefix>.message``.
+        heartbeat: rows that say that the capture is there, and a query that the database runs as often.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -121,6 +126,7 @@ class PostgresSource:
         debezium: Mapping[str, str] | None = None,
         makes_publication: bool = True,
         messages: Sequence[str] = (),
+        heartbeat: HeartbeatOptions = _NO_HEARTBEAT,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -153,6 +159,7 @@ class PostgresSource:
         self._max_open_rows = max_open_rows
         self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
+        self._heartbeats = Heartbeats(prefix, heartbeat, server, self._clock)
         self._wake = Wake()
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
@@ -193,7 +200,8 @@ class PostgresSource:
         self.traits = dataclasses.replace(
             self.traits,
             tables={stream.topic: table.declared(stream.schema()) for table, stream in described}
-            | ({} if self._messages is None else {self._messages.topic: self._messages.schema}),
+            | ({} if self._messages is None else {self._messages.topic: self._messages.schema})
+            | ({self._heartbeats.topic: self._heartbeats.schema} if self._heartbeats.topic else {}),
             warnings=tuple(
                 _failing(str(table), failing[table.oid], self._declared.publication)
                 for table in tables
@@ -290,6 +298,7 @@ class PostgresSource:
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
         self._watching.start()
+        self._heartbeats.start()
 
     def _set_record(self, known: SourceRecord) -> None:
         self._record = known
@@ -399,7 +408,7 @@ class PostgresSource:
             assert self._record is not None
             raise slot_binding.restored(self._record, error.message, force=True) from error
         self._note_received(pieces)
-        return pieces or self._idle()
+        return self._beat(pieces) or self._idle()
 
     def _decode(self, frame: Frame) -> list[Piece[Lsn]]:
         try:
@@ -455,6 +464,13 @@ class PostgresSource:
         if self._connection.stream is not None:
             self._received = Lsn(max(self._received, self._connection.stream.wal_end))
 
+    def _beat(self, pieces: list[Piece[Lsn]]) -> list[Piece[Lsn]]:
+        """Return the pieces with a heartbeat behind them, when one is due and no transaction is open."""
+        if self._heartbeats.until_due() > 0 or self._open or self._connection.stream is None:
+            return pieces
+        self._polled = max(self._polled, self._received)
+        return [*pieces, self._heartbeats.piece(self._received)]
+
     def _idle(self) -> list[Piece[Lsn]]:
         """Return a position to store although nothing was captured: without it other tables' changes would pile up WAL.
 
@@ -471,7 +487,7 @@ class PostgresSource:
         due = self._sent_at + _ACKNOWLEDGE_S if self._stored > self._sent else self._asked_at + _ASK_S
         if self._received < self._wanted:
             due = min(due, self._asked_at + _ASK_AGAIN_S)
-        return max(0.0, due - self._clock.monotonic())
+        return min(max(0.0, due - self._clock.monotonic()), self._heartbeats.until_due())
 
     def _send_due(self) -> None:
         if self._connection.stream is None:
@@ -687,6 +703,7 @@ class PostgresSource:
     def stop(self) -> None:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
         self._ending.set()
+        self._heartbeats.stop()
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()
