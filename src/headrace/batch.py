@@ -11,6 +11,10 @@ column         type                    meaning
 ``__ts``       timestamp[us, UTC]      commit time
 ``__before``   struct of the columns   the old row of an update, where the replica identity gives it (optional)
 ``__unchanged``list<string>            columns whose value the source did not send (unchanged TOAST; optional)
+``__headrace_  list<struct<column,     decimals that are NaN, where Arrow has NULL; of the old row where ``before`` says
+nan``          before>>                so (optional)
+``__headrace_  struct<lsn, number,     of PostgreSQL, where Debezium's events are written: where the change lies in the
+change``       after>                  WAL, its transaction's number, where the commit before that ended (optional)
 =============  ======================  ===================================================================
 
 A delete's columns hold the old row (its key columns, or all under REPLICA IDENTITY FULL); a truncate's are null.
@@ -28,8 +32,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.plain_values import json_texts, united
+from headrace.plain_values import json_texts, united, values
 from headrace.position import Position, format_positions
 from headrace.row_tables import html_table, summary
 from headrace.wire import WireMessages
@@ -41,8 +46,11 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("__index", pa.int64(), nullable=False),
     pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
 )
+CHANGE = "__headrace_change"
+NAN = pa.field("__headrace_nan", pa.list_(pa.struct({"column": pa.string(), "before": pa.bool_()})))
+"""Which decimals are NaN: Arrow's are NULL there. Optional; ``before`` says that it is the old row's."""
 _META_NAMES = frozenset(field.name for field in META_FIELDS) | {
-    *("__before", "__unchanged", "__order", "__headrace_row", "__headrace_update")
+    *("__before", "__unchanged", NAN.name, CHANGE, "__order", "__headrace_row", "__headrace_update")
 }
 
 
@@ -206,6 +214,21 @@ class Batch:
     def unchanged(self) -> pa.ListArray | None:
         return self.records.column("__unchanged") if "__unchanged" in self.records.schema.names else None
 
+    def nan(self, name: str, *, before: bool = False) -> npt.NDArray[np.bool_] | None:
+        """Return which values of a column of decimals, NULL in the batch, are NaN; None where none is.
+
+        Args:
+            before: those of the old rows.
+        """
+        if NAN.name not in self.records.schema.names:
+            return None
+        lists = self.records.column(NAN.name)
+        columns, olds = pc.list_flatten(lists).flatten()
+        mine = pc.and_(pc.equal(columns, name), olds if before else pc.invert(olds))
+        found = np.zeros(self.num_rows, np.bool_)
+        found[np.asarray(pc.list_parent_indices(lists).filter(mine))] = True
+        return found if found.any() else None
+
     @property
     def stored(self) -> Batch:
         """The batch without the columns that rows have only while a step runs."""
@@ -336,6 +359,13 @@ def inserted(batch: Batch) -> npt.NDArray[np.bool_]:
 def as_events(records: pa.RecordBatch) -> Batch:
     """Return rows as change events; those that no source wrote are inserts, at positions that keep their order."""
     return Batch(records) if "__op" in records.schema.names else Batch.of(records)
+
+
+def not_numbers(records: pa.RecordBatch) -> list[list[dict[str, Any]]]:
+    """Return for each row which of its decimals are NaN, as ``__headrace_nan`` has them."""
+    if NAN.name not in records.schema.names:
+        return [[]] * records.num_rows
+    return [found or [] for found in values(records.column(NAN.name))]
 
 
 def present(records: pa.RecordBatch | pa.Table) -> pa.Table:

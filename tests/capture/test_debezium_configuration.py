@@ -209,7 +209,7 @@ def test_every_mistake_is_said_at_once() -> None:
             "transforms.unwrap.add.field": "op",
             "transforms.unwarp.add.fields": "op",
             "max.batch.size": "0",
-            "heartbeat.interval.ms": "1000",
+            "xmin.fetch.interval.ms": "1000",
             "topic.prefix": "my shop",
             "schema.include.list": ",",
             "transforms": "unwrap,unwrap",
@@ -224,7 +224,7 @@ def test_every_mistake_is_said_at_once() -> None:
     assert "ExtractNewRecordState has no such property (did you mean «add.fields»?)" in told
     assert "«unwarp» is not one of transforms=unwrap,unwrap (did you mean «unwrap»?)" in told
     assert "0 is less than 1" in told
-    assert "heartbeat.interval.ms = 1000: Not supported yet." in told
+    assert "xmin.fetch.interval.ms = 1000: Not supported yet." in told
     assert "«my shop» is not letters, digits, dots, - and _" in told
     assert "schema.include.list = ,: It names nothing." in told
     assert "«unwrap» is there twice" in told

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 
 from headrace import plain_values
+from headrace.batch import Batch
 from headrace.capture.base import Waker
 from headrace.capture.postgres import snapshot as snapshots
 from headrace.capture.postgres.snapshot import Converter, SnapshotStale, literal, select
 from headrace.errors import SourceRefused, SourceUnavailable
+from headrace.inspect.messages import rows as shown
 from headrace.log.memory import MemoryLog
 
 from .conftest import Capture, CapturedDatabase, Engine
@@ -123,9 +125,13 @@ def test_dropped_columns_and_odd_names(database: CapturedDatabase, capture: Capt
     topic = database.topic("t_Odd")
     snapshot, stream = both(engine, topic)
     assert snapshot.schema.equals(stream.schema, check_metadata=True)
-    assert engine.ids(topic, 'a "b') == [1, 3]
-    rows = [json.loads(row) for row in engine.ids(f"{topic}.dlq", "row")]
-    assert [row['a "b'] for row in rows] == [2, 4]
+    assert engine.ids(topic, 'a "b') == [1, 2, 3, 4]
+    for records in (snapshot, stream):
+        nan = Batch(records).nan("c'\\d")
+        assert nan is not None and nan.tolist() == [False, True]
+        assert records.column("c'\\d").is_null().to_pylist() == [False, True]
+    (entry,) = engine.log.read_topic(topic, offset=2)
+    assert [row["c'\\d"] for row in shown(entry, 2, 4)] == [2.5, "NaN"]
 
 
 def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: CapturedDatabase, capture: Capture) -> None:
@@ -138,7 +144,8 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Capt
         (4, '2024-01-01', '294270-01-01', '294270-01-01 00:00+00', 1.5, NULL),
         (5, NULL, NULL, NULL, NULL, NULL),
         (6, 'infinity', '-infinity', 'infinity', 1.5, 'kept'),
-        (7, '-infinity', 'infinity', '-infinity', NULL, 'kept')"""
+        (7, '-infinity', 'infinity', '-infinity', NULL, 'kept'),
+        (8, '2024-01-01', '294270-01-01', NULL, 'NaN', 'lost with its NaN')"""
     database.execute(f"INSERT INTO td VALUES {values}")
     engine = capture()
     topic = database.topic("td")
@@ -147,13 +154,14 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Capt
         connection.execute("TRUNCATE td")
         connection.execute(f"INSERT INTO td VALUES {values}".encode())
     engine.catch_up()
-    stream_letters = engine.log.read_topic(f"{topic}.dlq", offset=3)[-1].records
-    assert engine.ids(topic) == [1, 5, 6, 7, None, 1, 5, 6, 7]
+    stream_letters = engine.log.read_topic(f"{topic}.dlq", offset=2)[-1].records
+    assert engine.ids(topic) == [1, 2, 3, 5, 6, 7, None, 1, 2, 3, 5, 6, 7]
     for column in ("d", "ts", "tz"):
         entries = engine.log.read_topic(topic)
         found = [value for entry in entries for value in plain_values.values(entry.records.column(column))]
-        assert found[:4] == found[5:] and set(found[2:4]) == {"infinity", "-infinity"}
-    assert snapshot_letters.column("__index").to_pylist() == [1, 2, 3]
+        assert found[:6] == found[7:] and set(found[4:6]) == {"infinity", "-infinity"}
+    assert [row["n"] for entry in entries for row in shown(entry, entry.offset, 100)].count("NaN") == 4
+    assert snapshot_letters.column("__index").to_pylist() == [3, 7]
     for name in ("reason", "stage"):
         assert snapshot_letters.column(name).to_pylist() == stream_letters.column(name).to_pylist()
     ours, theirs = (
@@ -161,8 +169,13 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Capt
     )
     assert ours == theirs
     assert ours[1] == {
-        "id": 3, "d": None, "ts": "-infinity", "tz": "infinity", "n": "NaN", "s": "three"
-    }  # fmt: skip
+        "id": 8,
+        "d": "2024-01-01",
+        "ts": "294270-01-01 00:00:00",
+        "tz": None,
+        "n": "NaN",
+        "s": "lost with its NaN",
+    }
 
 
 def test_pieces_of_exactly_so_many_rows(

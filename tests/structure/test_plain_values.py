@@ -19,7 +19,7 @@ FOLDERS = {
 }
 ROOMS = {
     "plain_values.py": (99, "this is the place"),
-    "capture": (5, "JSON of refused values, made by the server or by us; names of columns; the words of infinity"),
+    "capture": (6, "JSON of refused values; names of columns; the words of infinity; prefixes of messages, as texts"),
     "dataset": (1, "the order of rows"),
     "engines": (5, "a status; floats; an offset; what a training came to"),
     "grade": (5, "a boolean; numbers of a sum; keys that we packed; no times, and bytes of what is no text"),

@@ -98,7 +98,9 @@ class TypeOptions:
 
 
 def _patterns(text: str) -> Patterns:
-    return tuple(re.compile(part.strip(), re.IGNORECASE) for part in text.split(",") if part.strip())
+    """Return the expressions of a list: a comma of their own stands behind a backslash."""
+    parts = [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
+    return tuple(re.compile(part, re.IGNORECASE) for part in parts if part)
 
 
 def _numbered(properties: Mapping[str, str], name: str) -> tuple[tuple[int, Patterns], ...]:
@@ -147,6 +149,7 @@ class Column:
         null: JSON that stands for NULL.
         unknown: JSON that stands for what an old row does not say.
         toast: JSON that stands for a value that was left out.
+        nan: JSON that stands for a NaN of ``numeric(p,s)``, which is null in the rows.
         write_read: as ``write``, of rows that a snapshot read.
     """
 
@@ -157,6 +160,7 @@ class Column:
     null: str
     unknown: str
     toast: str
+    nan: str
     write_read: Write
 
     def cells(self, array: pa.Array, *, unknown: bool = False, read: bool = False) -> pa.Array:
@@ -202,9 +206,9 @@ def _column(about: Mapping[str, Any], named: str, options: TypeOptions, in_key: 
     null = default if default is not None and options.null_as_default else "null"
     if "masked" in kind.schema.get("parameters", {}):
         null = unknown = kind.zero
-    return Column(
-        about["name"], schema, key_schema, kind.write, null, unknown, kind.toast, kind.write_read or kind.write
-    )
+    nan = kind.write(pa.array(["NaN"], TEXT))[0].as_py() if about["type"]["name"] == "numeric" else None
+    read = kind.write_read or kind.write
+    return Column(about["name"], schema, key_schema, kind.write, null, unknown, kind.toast, nan or null, read)
 
 
 def _altered(kind: Kind, about: Mapping[str, Any], named: str, options: TypeOptions) -> Kind:
@@ -388,7 +392,7 @@ def _unknown(options: TypeOptions, java: Callable[[pa.Array], pa.Array] | None =
     """
     if not options.unknown:
         return None
-    binary = _binary({}, options)
+    binary = binary_kind(options)
 
     def write(array: pa.Array) -> pa.Array:
         return binary.write((array if java is None else java(array)).cast(pa.large_binary()))
@@ -425,6 +429,11 @@ def _text(schema: Schema, *, placeholder: bool = True) -> Callable[[Mapping[str,
 
 
 def _binary(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    return binary_kind(options)
+
+
+def binary_kind(options: TypeOptions) -> Kind:
+    """Return how bytes are written."""
     mode, placeholder = options.binary, options.placeholder.encode()
     if options.placeholder.startswith("hex:"):
         placeholder = bytes.fromhex(options.placeholder[4:])

@@ -5,8 +5,8 @@ https://debezium.io/documentation/reference/3.6/transformations/event-flattening
 time; how a column is written is in `headrace.formats.debezium_types`.
 
 A line is ``{"topic":…,"key":…,"value":…}``, with ``"headers":[[name, text]…]`` where there are any; the value of a
-tombstone is null. Two of an event's fields are not Debezium's: ``source.lsn`` is the commit's LSN (Debezium's, the
-change's own, is neither unique nor in order), and ``txId`` is null.
+tombstone is null. Where each change lies in the WAL, and its transaction's number, is in ``__headrace_change``; a log
+that was captured before there was such a column has the commit's LSN in their place, and no ``txId``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints, Mask
-from headrace.batch import Batch
-from headrace.formats.debezium_types import Column, Schema, TypeOptions, columns, field_schema, java_string
+from headrace.batch import CHANGE, Batch
+from headrace.formats.debezium_types import (
+    Column,
+    Schema,
+    TypeOptions,
+    binary_kind,
+    columns,
+    field_schema,
+    java_string,
+    quoted,
+)
 from headrace.formats.json_text import TEXT, in_quotes, joined
 
 FACTS = b"postgres.facts"
@@ -173,15 +181,37 @@ class Lines:
     """Events of a batch in their order, with the positions of the rows that they are of.
 
     Attributes:
+        rows: whose event each is, in the batch.
         counted: which of them transactions count: all but tombstones.
         table: ``schema.table``.
     """
 
-    lsn: npt.NDArray[np.uint64]
-    index: Ints
+    rows: Ints
     texts: list[str]
     counted: Mask
     table: str
+
+
+class Changes:
+    """Where the changes of a batch lie in the WAL, and their transactions' numbers."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.lsn, self.number, self.after = pa.array(batch.lsn), None, None
+        if CHANGE in batch.schema.names:
+            self.lsn, self.number, self.after = batch.column(CHANGE).flatten()
+
+    def places(self, rows: Ints) -> dict[str, pa.Array | str]:
+        """Return ``sequence``, ``txId`` and ``lsn`` of the source block as JSON."""
+        at = pa.array(rows)
+        lsn = self.lsn.take(at).cast(TEXT)
+        number: pa.Array | str = "null"
+        after: pa.Array | str = "null"
+        if self.number is not None and self.after is not None:
+            number = self.number.take(at).cast(TEXT).fill_null("null")
+            after = self.after.take(at).cast(TEXT)
+            quote = pa.scalar('\\"', TEXT)
+            after = pc.binary_join_element_wise(quote, after, quote, pa.scalar("", TEXT)).fill_null("null")
+        return {"sequence": joined(['"[', after, ',\\"', lsn, '\\"]"'], rows.size), "txId": number, "lsn": lsn}
 
 
 @dataclass(frozen=True)
@@ -221,8 +251,13 @@ class EventWriter:
             records: rows with ``postgres.facts`` in their schema's metadata.
             markers: ``source.snapshot`` of each row; ``false`` where left out.
         """
-        table = self._table(records.schema.metadata[FACTS])
-        return _Events(self, table, Batch(records), markers).lines()
+        raw, batch = records.schema.metadata[FACTS], Batch(records)
+        kind = json.loads(raw)
+        if "messages" in kind:
+            return _messages(self, batch)
+        if "heartbeats" in kind:
+            return _heartbeats(batch, kind["heartbeats"], schemas=self.options.schemas)
+        return _Events(self, self._table(raw), batch, markers).lines()
 
     def _table(self, raw: bytes) -> _Table:
         known = self._tables.get(raw)
@@ -281,13 +316,12 @@ class _Events:
     def _in_order(self, parts: Sequence[tuple[Ints, int, pa.Array | None]]) -> Lines:
         named = f"{self.table.facts['schema']}.{self.table.facts['table']}"
         if not parts:
-            return Lines(np.zeros(0, np.uint64), np.zeros(0, np.int64), [], np.zeros(0, bool), named)
+            return Lines(np.zeros(0, np.int64), [], np.zeros(0, bool), named)
         row = np.concatenate([rows for rows, _, _ in parts])
         place = np.concatenate([np.full(rows.size, place) for rows, place, _ in parts])
         order = np.lexsort((place, row))
         texts = pa.concat_arrays([texts for _, _, texts in parts if texts is not None]).take(pa.array(order))
-        row = row[order]
-        return Lines(self.batch.lsn[row], self.batch.index[row], texts.to_pylist(), place[order] != 1, named)
+        return Lines(row[order], texts.to_pylist(), place[order] != 1, named)
 
     # --- rows and keys ---
 
@@ -304,20 +338,25 @@ class _Events:
         return dict(zip([part.name for part in before.type], before.flatten(), strict=True))
 
     def _before_rows(self, rows: Ints) -> pa.Array:
-        return self._objects(self._before(), rows, unknown=True)
+        return self._objects(self._before(), rows, unknown=True, before=True)
 
-    def _objects(self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False) -> pa.Array:
+    def _objects(
+        self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False, before: bool = False
+    ) -> pa.Array:
         parts: list[pa.Array | str] = []
         at = pa.array(rows)
         for place, column in enumerate(self.table.columns):
             parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
-            parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown)]
+            parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown, before=before)]
         if self.options.flattening is None:
             parts.append("}" if self.table.columns else "{}")
         return joined(parts, rows.size)
 
-    def _cells(self, column: Column, array: pa.Array, rows: Ints, *, unknown: bool) -> pa.Array:
+    def _cells(self, column: Column, array: pa.Array, rows: Ints, *, unknown: bool, before: bool) -> pa.Array:
         cells = column.cells(array, unknown=unknown, read=self.markers is not None)
+        nan = self.batch.nan(column.name, before=before)
+        if nan is not None:
+            cells = pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells)
         left_out = None if unknown else self._left_out(column.name)
         if left_out is not None and left_out[rows].any():
             cells = pc.if_else(pa.array(left_out[rows]), pa.scalar(column.toast, TEXT), cells)
@@ -336,24 +375,28 @@ class _Events:
     def _keys(self, rows: Ints, *, unknown: bool = False) -> pa.Array:
         at = pa.array(rows)
         arrays = {column.name: self._column(column.name).take(at) for column in self.table.key}
-        return self._key_objects(arrays, rows.size, unknown=unknown)
+        return self._key_objects(arrays, rows, unknown=unknown)
 
-    def _key_objects(self, arrays: Mapping[str, pa.Array], n: int, *, unknown: bool) -> pa.Array:
+    def _key_objects(
+        self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool, before: bool = False
+    ) -> pa.Array:
         """Return keys as JSON; null of a table without one."""
         if not self.table.key:
-            return joined(["null"], n)
+            return joined(["null"], rows.size)
         parts: list[pa.Array | str] = []
         for place, column in enumerate(self.table.key):
             parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
-            parts.append(column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None))
-        return joined([*parts, "}"], n)
+            cells = column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None)
+            nan = self.batch.nan(column.name, before=before)
+            parts.append(cells if nan is None else pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells))
+        return joined([*parts, "}"], rows.size)
 
     def _moved(self) -> tuple[Mask, pa.Array, pa.Array]:
         """Return which updates changed the key, the old keys and the new ones, as JSON."""
         none = np.zeros(self.n, bool), pa.nulls(self.n, TEXT), pa.nulls(self.n, TEXT)
         if not self.table.key or "__before" not in self.batch.schema.names:
             return none
-        old = self._key_objects(self._before(), self.n, unknown=True)
+        old = self._key_objects(self._before(), np.arange(self.n), unknown=True, before=True)
         new = self._keys(np.arange(self.n))
         moved = (
             np.asarray(self._column("__before").is_valid()) & (self.op == ord("u")) & np.asarray(pc.not_equal(old, new))
@@ -430,36 +473,15 @@ class _Events:
     # --- what an event says beside its row ---
 
     def _times(self, rows: Ints) -> dict[str, pa.Array]:
-        us = self.batch.ts_us[rows]
-        found = {"ts_ms": us // 1000, "ts_us": us, "ts_ns": us * 1000}
-        return {name: pa.array(numbers).cast(TEXT) for name, numbers in found.items()}
+        return _times(self.batch, rows)
 
     def _places(self, rows: Ints) -> dict[str, pa.Array | str]:
         """Return the source block's fields as JSON."""
-        lsn = pa.array(self.batch.lsn[rows]).cast(TEXT)
-        # The struct has none while it streams: it is the converter that writes the default.
-        snapshot: pa.Array | str = '"false"' if self.options.types.null_as_default else "null"
-        if self.markers is not None:
-            snapshot = in_quotes(self.markers.take(pa.array(rows)))
-        known = {
-            "version": java_string(VERSION),
-            "connector": '"postgresql"',
-            "name": java_string(self.writer.name),
-            "snapshot": snapshot,
-            "db": java_string(self.writer.database),
-            "sequence": joined(['"[null,\\"', lsn, '\\"]"'], rows.size),
-            "schema": java_string(self.table.facts["schema"]),
-            "table": java_string(self.table.facts["table"]),
-            "lsn": lsn,
-            **self._times(rows),
-        }
-        return {name: known.get(name, "null") for name in _SOURCE}
+        facts = self.table.facts
+        return _places(self.writer, self.batch, rows, (facts["schema"], facts["table"]), self.markers)
 
     def _source(self, rows: Ints) -> list[pa.Array | str]:
-        parts: list[pa.Array | str] = []
-        for name, cells in self._places(rows).items():
-            parts += [f'{"," if parts else "{"}"{name}":', cells]
-        return [*parts, "}"]
+        return _block(self._places(rows))
 
     def _place(self, place: str, rows: Ints, ops: pa.Array) -> pa.Array | str:
         """Return a field of an envelope as JSON, as flattening adds it."""
@@ -532,23 +554,51 @@ class _Events:
         fields = [
             {**row, **named, "field": "before"},
             {**row, **named, "field": "after"},
-            {
-                **_struct_schema(_SOURCE),
-                "optional": False,
-                "name": "io.debezium.connector.postgresql.Source",
-                "version": 1,
-                "field": "source",
-            },
-            {
-                **_struct_schema(_BLOCK),
-                "optional": True,
-                "name": "event.block",
-                "version": 1,
-                "field": "transaction",
-            },
+            {**_struct_schema(_SOURCE), "optional": False, **_SOURCE_SCHEMA},
+            {**_struct_schema(_BLOCK), "optional": True, **_BLOCK_SCHEMA},
             *_struct_schema(_ENVELOPE)["fields"],
         ]
         return {"type": "struct", "fields": fields, "optional": False, "name": f"{topic}.Envelope", "version": 2}
+
+
+def _times(batch: Batch, rows: Ints) -> dict[str, pa.Array]:
+    us = batch.ts_us[rows]
+    found = {"ts_ms": us // 1000, "ts_us": us, "ts_ns": us * 1000}
+    return {name: pa.array(numbers).cast(TEXT) for name, numbers in found.items()}
+
+
+def _places(
+    writer: EventWriter, batch: Batch, rows: Ints, table: tuple[str, str], markers: pa.Array | None
+) -> dict[str, pa.Array | str]:
+    """Return the source block's fields as JSON."""
+    # The struct has none while it streams: it is the converter that writes the default.
+    snapshot: pa.Array | str = '"false"' if writer.options.types.null_as_default else "null"
+    if markers is not None:
+        snapshot = in_quotes(markers.take(pa.array(rows)))
+    known = {
+        "version": java_string(VERSION),
+        "connector": '"postgresql"',
+        "name": java_string(writer.name),
+        "snapshot": snapshot,
+        "db": java_string(writer.database),
+        "schema": java_string(table[0]),
+        "table": java_string(table[1]),
+        **Changes(batch).places(rows),
+        **_times(batch, rows),
+    }
+    return {name: known.get(name, "null") for name in _SOURCE}
+
+
+def _block(fields: Mapping[str, pa.Array | str]) -> list[pa.Array | str]:
+    """Return the parts of a JSON object of these fields."""
+    parts: list[pa.Array | str] = []
+    for name, cells in fields.items():
+        parts += [f'{"," if parts else "{"}"{name}":', cells]
+    return [*parts, "}"]
+
+
+_SOURCE_SCHEMA = {"name": "io.debezium.connector.postgresql.Source", "version": 1, "field": "source"}
+_BLOCK_SCHEMA = {"name": "event.block", "version": 1, "field": "transaction"}
 
 
 def _struct_schema(fields: Mapping[str, tuple[str, bool]]) -> Schema:
@@ -588,6 +638,87 @@ def _struct(keys: pa.Array) -> pa.Array:
     return pa.array(found, TEXT)
 
 
+# -- messages of pg_logical_emit_message ------------------------------------------------------------------------------
+
+MESSAGES = "LOGICAL_DECODING_MESSAGE"  # what transactions count them as
+_OF_CONNECTOR = "io.debezium.connector.postgresql"
+
+
+def _messages(writer: EventWriter, batch: Batch) -> Lines:
+    """Return the events of messages; no transform that Debezium has changes them."""
+    n, schemas = batch.num_rows, writer.options.schemas
+    every, prefix = np.arange(n), quoted(batch.column("prefix"))
+    content = binary_kind(writer.options.types)
+    key: list[pa.Array | str] = ['{"prefix":', prefix, "}"]
+    value: list[pa.Array | str] = ['{"op":"m","ts_ms":', _times(batch, every)["ts_ms"], ',"source":']
+    value += _block(_places(writer, batch, every, ("", ""), None))
+    value += [f',{_NO_MESSAGE_BLOCK}{{"prefix":', prefix, ',"content":', content.write(batch.column("content")), "}}"]
+    if schemas:
+        key = [f'{{"schema":{_dumped(_MESSAGE_KEY)},"payload":', *key, "}"]
+        value = [f'{{"schema":{_dumped(_message_schema(content.schema))},"payload":', *value, "}"]
+    topic = java_string(f"{writer.name}.message")
+    texts = joined([f'{{"topic":{topic},"key":', *key, ',"value":', *value, "}"], n)
+    return Lines(every, texts.to_pylist(), np.asarray(batch.column("transactional")), MESSAGES)
+
+
+_MESSAGE_KEY = {
+    "type": "struct",
+    "fields": [field_schema({"type": "string"}, "prefix", optional=True)],
+    "optional": False,
+    "name": f"{_OF_CONNECTOR}.MessageKey",
+    "version": 1,
+}
+
+
+def _message_schema(content: Schema) -> Schema:
+    message = {
+        "type": "struct",
+        "fields": [
+            field_schema({"type": "string"}, "prefix", optional=True),
+            field_schema(content, "content", optional=True),
+        ],
+        "optional": False,
+        "name": f"{_OF_CONNECTOR}.Message",
+        "version": 1,
+        "field": "message",
+    }
+    fields = [
+        field_schema({"type": "string"}, "op", optional=False),
+        field_schema({"type": "int64"}, "ts_ms", optional=True),
+        {**_struct_schema(_SOURCE), "optional": False, **_SOURCE_SCHEMA},
+        {**_struct_schema(_BLOCK), "optional": True, **_BLOCK_SCHEMA},
+        message,
+    ]
+    named = {"name": f"{_OF_CONNECTOR}.MessageValue", "version": 1}
+    return {"type": "struct", "fields": fields, "optional": False, **named}
+
+
+# -- heartbeats -------------------------------------------------------------------------------------------------------
+
+_HEARTBEAT = "heartbeat"  # no transaction counts it
+
+
+def _heartbeats(batch: Batch, topic: str, *, schemas: bool) -> Lines:
+    n = batch.num_rows
+    key: list[pa.Array | str] = ['{"serverName":', quoted(batch.column("serverName")), "}"]
+    value: list[pa.Array | str] = ['{"ts_ms":', batch.column("ts_ms").cast(TEXT), "}"]
+    if schemas:
+        key = [
+            f'{{"schema":{_dumped(_heartbeat_schema("ServerNameKey", "string", "serverName"))},"payload":',
+            *key,
+            "}",
+        ]
+        value = [f'{{"schema":{_dumped(_heartbeat_schema("Heartbeat", "int64", "ts_ms"))},"payload":', *value, "}"]
+    texts = joined([f'{{"topic":{java_string(topic)},"key":', *key, ',"value":', *value, "}"], n)
+    return Lines(np.arange(n), texts.to_pylist(), np.zeros(n, bool), _HEARTBEAT)
+
+
+def _heartbeat_schema(name: str, kind: str, column: str) -> Schema:
+    fields = [field_schema({"type": kind}, column, optional=False)]
+    named = {"name": f"io.debezium.connector.common.{name}", "version": 1}
+    return {"type": "struct", "fields": fields, "optional": False, **named}
+
+
 # -- transactions -----------------------------------------------------------------------------------------------------
 
 _TRANSACTION_KEY = {
@@ -616,62 +747,111 @@ _TRANSACTION_VALUE = {
     "name": "io.debezium.connector.common.TransactionMetadataValue",
     "version": 1,
 }
-_NONE = '"transaction":null,"op":'
+_NO_BLOCK = '"transaction":null,"op":'
+_NO_MESSAGE_BLOCK = '"transaction":null,"message":'
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an event's transaction is known by.
+
+    Attributes:
+        commit: LSN of its commit.
+        lsn: where the change itself lies.
+        number: the transaction's; None where it is not known, and of an event that belongs to none.
+        ts_ms: when it was committed.
+        table: ``schema.table``.
+        counted: it is one of the transaction's events; tombstones are not.
+    """
+
+    commit: int
+    lsn: int
+    number: int | None
+    ts_ms: int
+    table: str
+    counted: bool
+
+    @property
+    def apart(self) -> bool:
+        """Return whether it belongs to no transaction."""
+        return self.table in (MESSAGES, _HEARTBEAT) and not self.counted
+
+
+def places(batch: Batch, lines: Lines) -> list[Place]:
+    """Return what the transactions of events are known by."""
+    changes, rows = Changes(batch), pa.array(lines.rows)
+    numbers = [None] * len(rows) if changes.number is None else changes.number.take(rows).to_pylist()
+    about = zip(
+        batch.lsn[lines.rows].tolist(),
+        changes.lsn.take(rows).to_pylist(),
+        numbers,
+        (batch.ts_us[lines.rows] // 1000).tolist(),
+        lines.counted.tolist(),
+        strict=True,
+    )
+    return [Place(commit, lsn, number, ts_ms, lines.table, counted) for commit, lsn, number, ts_ms, counted in about]
 
 
 @dataclass
 class TransactionMetadata:
     """What ``provide.transaction.metadata`` adds: BEGIN and END in a topic of their own, and a block in each event.
 
-    The id is the commit's LSN, twice; Debezium has the transaction's number and the LSN of the event.
+    An id is the transaction's number and an LSN: the change's in its event, in BEGIN that of the first one, and in END
+    the commit's. (Debezium's END has the LSN behind the commit.)
     """
 
-    name: str
+    topic: str
     schemas: bool
-    _lsn: int = 0
-    _ts_ms: int = 0
+    _open: Place | None = None
     _counts: dict[str, int] = field(default_factory=dict)
 
-    def event(self, lsn: int, ts_ms: int, table: str, text: str, *, counted: bool) -> list[str]:
+    def event(self, place: Place, text: str) -> list[str]:
         """Return an event with its block, behind what comes before it."""
+        if place.apart:
+            return [*self.end(), text]
         before = []
-        if lsn != self._lsn:
-            before = [*self.end(), self._line("BEGIN", lsn, ts_ms, None)]
-            self._lsn, self._ts_ms = lsn, ts_ms
-        if not counted:
+        if self._open is None or place.commit != self._open.commit:
+            before = [*self.end(), self._line("BEGIN", place, place.lsn, None)]
+            self._open = place
+        if not place.counted:
             return [*before, text]
+        table = place.table
         self._counts[table] = self._counts.get(table, 0) + 1
         block = {
-            "id": f"{lsn}:{lsn}",
+            "id": _id(place, place.lsn),
             "total_order": sum(self._counts.values()),
             "data_collection_order": self._counts[table],
         }
         # The last one is the envelope's own: rows come before it.
-        head, found, tail = text.rpartition(_NONE)
-        return [*before, f'{head}"transaction":{_dumped(block)},"op":{tail}' if found else text]
+        none, following = (_NO_MESSAGE_BLOCK, "message") if table == MESSAGES else (_NO_BLOCK, "op")
+        head, found, tail = text.rpartition(none)
+        return [*before, f'{head}"transaction":{_dumped(block)},"{following}":{tail}' if found else text]
 
     def end(self) -> list[str]:
         """Return the END of the transaction that is open, if one is."""
-        if not self._lsn:
+        if self._open is None:
             return []
-        line = self._line("END", self._lsn, self._ts_ms, self._counts)
-        self._lsn, self._counts = 0, {}
+        line = self._line("END", self._open, self._open.commit, self._counts)
+        self._open, self._counts = None, {}
         return [line]
 
-    def _line(self, status: str, lsn: int, ts_ms: int, counts: Mapping[str, int] | None) -> str:
-        id_ = f"{lsn}:{lsn}"
+    def _line(self, status: str, place: Place, lsn: int, counts: Mapping[str, int] | None) -> str:
         listed = None
         if counts is not None:
             listed = [{"data_collection": table, "event_count": n} for table, n in sorted(counts.items())]
-        key: dict[str, Any] = {"id": id_}
+        key: dict[str, Any] = {"id": _id(place, lsn)}
         value: dict[str, Any] = {
             "status": status,
-            "id": id_,
+            "id": _id(place, lsn),
             "event_count": None if counts is None else sum(counts.values()),
             "data_collections": listed,
-            "ts_ms": ts_ms,
+            "ts_ms": place.ts_ms,
         }
         if self.schemas:
             key = {"schema": _TRANSACTION_KEY, "payload": key}
             value = {"schema": _TRANSACTION_VALUE, "payload": value}
-        return _dumped({"topic": f"{self.name}.transaction", "key": key, "value": value})
+        return _dumped({"topic": self.topic, "key": key, "value": value})
+
+
+def _id(place: Place, lsn: int) -> str:
+    return f"{place.commit if place.number is None else place.number}:{lsn}"

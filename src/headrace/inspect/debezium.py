@@ -14,7 +14,14 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError
-from headrace.formats.debezium_writer import FACTS, EventOptions, EventWriter, TransactionMetadata
+from headrace.formats.debezium_writer import (
+    FACTS,
+    EventOptions,
+    EventWriter,
+    Place,
+    TransactionMetadata,
+    places,
+)
 from headrace.formats.json_text import TEXT
 from headrace.inspect.messages import rows, to_json
 from headrace.inspect.rows import no_topic
@@ -85,16 +92,14 @@ class _Line:
     index: int
     place: int
     text: str
-    ts_us: int = 0
-    table: str = ""
-    counted: bool = False
+    of: Place | None = None
     transactions: TransactionMetadata | None = None
 
     def with_transaction(self) -> list[str]:
         """Return it with what the topic of transactions has before it."""
-        if self.transactions is None:
+        if self.transactions is None or self.of is None:
             return [self.text]
-        return self.transactions.event(self.lsn, self.ts_us // 1000, self.table, self.text, counted=self.counted)
+        return self.transactions.event(self.of, self.text)
 
 
 def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[str, _Connector]:
@@ -104,7 +109,7 @@ def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[s
         properties, source = json.loads(raw), json.loads(sources[name])
         wanted = options or EventOptions.of(properties, schemas=schemas)
         writer = EventWriter(name, source["database"], wanted)
-        transactions = TransactionMetadata(name, wanted.schemas) if wanted.transactions else None
+        transactions = TransactionMetadata(f"{name}.transaction", wanted.schemas) if wanted.transactions else None
         tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
         last = next((topic for topic in reversed(tables) if _was_read(log, topic)), "")
         found[name] = _Connector(writer, tables[0] if tables else "", last, transactions)
@@ -153,12 +158,14 @@ def _lines(writers: dict[str, _Connector], entry: Entry, following: str) -> list
         return _plain(entry, batch)
     markers = _markers(connector, entry.topic, batch, following)
     lines = connector.writer.lines(entry.records, markers)
-    transactions = connector.transactions if markers is None else None
-    about = zip(lines.lsn.tolist(), lines.index.tolist(), lines.texts, lines.counted.tolist(), strict=True)
-    ts_us = int(batch.ts_us[0])
+    lsn, index = batch.lsn[lines.rows].tolist(), batch.index[lines.rows].tolist()
+    if markers is not None or connector.transactions is None:
+        texts = zip(lsn, index, lines.texts, strict=True)
+        return [_Line(commit, at, number, text) for number, (commit, at, text) in enumerate(texts)]
+    about = enumerate(places(batch, lines))
     return [
-        _Line(lsn, index, place, text, ts_us, lines.table, counted, transactions)
-        for place, (lsn, index, text, counted) in enumerate(about)
+        _Line(place.commit, index[number], number, lines.texts[number], place, connector.transactions)
+        for number, place in about
     ]
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from headrace import plain_values
-from headrace.batch import Batch, present
+from headrace.batch import Batch, not_numbers, present
 from headrace.log.base import Entry
 from headrace.wire import WireMessages
 
@@ -58,7 +58,9 @@ def _number(value: Decimal) -> int | float | str:
 def rows(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yield rows of an entry, by offset, as flat JSON values."""
     part = entry.records.slice(start - entry.offset, stop - start)
-    for row in plain_values.rows(present(part)):
+    for row, nan in zip(plain_values.rows(present(part)), not_numbers(part), strict=True):
+        for about in nan:
+            (row["__before"] if about["before"] else row)[about["column"]] = math.nan
         yield plain(row)
 
 

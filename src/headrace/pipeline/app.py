@@ -8,6 +8,7 @@ from __future__ import annotations
 import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,7 +23,7 @@ from headrace.learn.adapters import adapted
 from headrace.learn.base import traits_of
 from headrace.pipeline.declarations import Declarations, DeclaredModel
 from headrace.pipeline.model import Model, initial_of
-from headrace.pipeline.stream import Database, Stream, Topics, check_topic
+from headrace.pipeline.stream import Database, Stream, Topics, check_topic, microseconds
 from headrace.plan.plan import Plan, SourcePlan, TopicsPlan
 from headrace.plan.task import StreamPlan, Versions, check_features
 
@@ -114,6 +115,9 @@ class App:
         allow_failing_updates: bool = False,
         compat: Literal["sane", "debezium"] = "sane",
         properties: Mapping[str, str] | None = None,
+        messages: str | Sequence[str] | None = None,
+        heartbeat: str | None = None,
+        heartbeat_query: str | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -131,6 +135,12 @@ class App:
                 ``headrace topics cat --format debezium-json`` writes them; and, as Debezium, it captures tables without
                 a usable replica identity.
             properties: of Debezium's connector, which change how those events are written.
+            messages: regular expressions that match the whole prefix of what ``pg_logical_emit_message`` writes and is
+                captured, into the topic ``<prefix>.message``; ``".*"`` for all. Left out, with ``compat="debezium"`` as
+                ``message.prefix.include.list`` and ``….exclude.list`` say, else none.
+            heartbeat: how often (``"10s"``) a row says in the topic ``__debezium-heartbeat.<prefix>`` that the capture
+                is there.
+            heartbeat_query: SQL that the database runs as often, on a connection of its own; its failure is said.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -155,7 +165,9 @@ class App:
             snapshot,
             allow_failing_updates or compat == "debezium",
             debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
+            messages=_messages(messages, properties or {}, compat),
         )
+        source = _with_heartbeat(source, heartbeat, heartbeat_query, properties or {})
         self._check_source(source, format)
         self._declared.sources.append(source)
         return Database(self._declared, source)
@@ -249,6 +261,10 @@ class App:
             allow_failing_updates=True,  # as Debezium does
             debezium=options.events,
             makes_publication=options.makes_publication,
+            messages=options.messages,
+            heartbeat_ms=options.heartbeat.interval_ms,
+            heartbeat_topic=options.heartbeat.topic,
+            heartbeat_query=options.heartbeat.query,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:
@@ -570,10 +586,40 @@ def _is_number(label: Any) -> bool:
     return isinstance(label, numbers.Real) and not isinstance(label, bool)
 
 
-def check_patterns(patterns: Sequence[str]) -> None:
+def _messages(given: str | Sequence[str] | None, properties: Mapping[str, str], compat: str) -> tuple[str, ...]:
+    """Return patterns of the prefixes of messages that are captured."""
+    if given is None:
+        if compat != "debezium":
+            return ()
+        from headrace.capture.debezium.configuration import Configuration
+        from headrace.capture.debezium.options import messages_of
+
+        return messages_of(Configuration(dict(properties), "properties="))
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    check_patterns(patterns, "messages")
+    return patterns
+
+
+def _with_heartbeat(
+    source: SourcePlan, interval: str | None, query: str | None, properties: Mapping[str, str]
+) -> SourcePlan:
+    """Return the source with its heartbeat, as the words say, or else the connector's properties."""
+    if interval is None and query is not None:
+        raise DeclarationError("heartbeat_query=… without how often", advice='Give heartbeat="10s" too.')
+    if interval is None and "heartbeat.interval.ms" not in properties:
+        return source
+    from headrace.capture.debezium.configuration import Configuration
+    from headrace.capture.debezium.options import heartbeat_of
+
+    told = heartbeat_of(Configuration(dict(properties), "properties="), source.prefix)
+    milliseconds = told.interval_ms if interval is None else microseconds(interval, "heartbeat") // 1000
+    return replace(source, heartbeat_ms=milliseconds, heartbeat_topic=told.topic, heartbeat_query=query or told.query)
+
+
+def check_patterns(patterns: Sequence[str], word: str = "tables") -> None:
     """Refuse what is no regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise DeclarationError(f"tables={pattern!r} is not a regular expression: {error}") from error
+            raise DeclarationError(f"{word}={pattern!r} is not a regular expression: {error}") from error

@@ -76,13 +76,24 @@ class SourcePlan:
     """Properties of Debezium's connector by which its events can be written from the log; None: they cannot."""
     makes_publication: bool = True
     """A publication that is not there is made; else it is refused."""
+    messages: tuple[str, ...] = ()
+    """Patterns of prefixes of what `pg_logical_emit_message` writes and is captured."""
+    heartbeat_ms: int = 0
+    """How often a heartbeat is due; 0 for never."""
+    heartbeat_topic: str = ""
+    heartbeat_query: str = field(default="", repr=False)
+    """What the database is asked to do with each."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
         return any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
 
     def captures(self, topic: str) -> bool:
-        """Return whether a topic is one of its captured tables'."""
+        """Return whether a topic is one of its captured tables', that of its messages, or that of its heartbeats."""
+        if (self.messages and topic == f"{self.prefix}.message") or (
+            self.heartbeat_ms and topic == self.heartbeat_topic
+        ):
+            return True
         table = topic.removeprefix(f"{self.prefix}.")
         return table != topic and self.matches(table)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal  # noqa: F401  # in an example
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints
-from headrace.batch import OPS, Batch
+from headrace.batch import NAN, OPS, Batch, not_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,40 @@ def without_key(batch: Batch, key: Sequence[str]) -> list[tuple[int, str]]:
         nulls = np.asarray(pc.is_null(batch.column(name))) & (batch.op != OPS["t"])
         found |= dict.fromkeys(np.flatnonzero(nulls).tolist(), f"the key column «{name}» is null")
     return sorted(found.items())
+
+
+def nan_as_text(batch: Batch) -> Batch:
+    """Return the batch with texts for decimals in the columns of which some are NaN, of rows and of old rows.
+
+    >>> batch = Batch.of(pa.record_batch({"n": pa.array([Decimal("1.50"), None], pa.decimal128(5, 2))}))
+    >>> about = pa.array([[], [{"column": "n", "before": False}]], NAN.type)
+    >>> nan_as_text(Batch(batch.records.append_column(NAN, about))).rows.to_pydict()
+    {'n': ['1.50', 'NaN']}
+    """
+    if NAN.name not in batch.schema.names:
+        return batch
+    records = batch.records
+    named = {about["column"] for row in not_numbers(records) for about in row}
+    for place, name in enumerate(records.schema.names):
+        if name in named and name in batch.column_names:
+            texts = _with_nan(records.column(place), batch.nan(name))
+            records = records.set_column(place, name, texts)
+    if batch.before is not None:
+        old = batch.before
+        names = [child.name for child in old.type]
+        children = [
+            _with_nan(child, batch.nan(name, before=True)) if name in named else child
+            for name, child in zip(names, old.flatten(), strict=True)
+        ]
+        place = records.schema.get_field_index("__before")
+        made = pa.StructArray.from_arrays(children, names=names, mask=old.is_null())
+        records = records.set_column(place, "__before", made)
+    return Batch(records)
+
+
+def _with_nan(array: pa.Array, nan: npt.NDArray[np.bool_] | None) -> pa.Array:
+    texts = array.cast(pa.string())
+    return texts if nan is None else pc.if_else(pa.array(nan), pa.scalar("NaN"), texts)
 
 
 def unsent(batch: Batch, rows: Ints) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 
 from headrace import plain_values
-from headrace.batch import Batch
+from headrace.batch import Batch, not_numbers
 from headrace.sinks.changes import unsent
 
 
@@ -29,6 +29,8 @@ def json_rows(batch: Batch) -> list[bytes]:
 def sent_rows(batch: Batch) -> list[dict[str, Any]]:
     """Each row as a dictionary, without the columns whose values the source did not send."""
     rows = plain_values.rows(batch.rows)
+    for row, nan in zip(rows, not_numbers(batch.records), strict=True):
+        row |= {about["column"]: "NaN" for about in nan if not about["before"]}
     if batch.unchanged is not None:
         for row, names in zip(rows, unsent(batch, np.arange(batch.num_rows)), strict=True):
             for name in names:

@@ -44,7 +44,7 @@ from headrace.sinks.base import (
     other_log,
     refuse_values,
 )
-from headrace.sinks.changes import Rows, fold, unsent, without_key
+from headrace.sinks.changes import Rows, fold, nan_as_text, unsent, without_key
 from headrace.sinks.json_row import json_of
 
 SCHEMA = "headrace"
@@ -449,7 +449,8 @@ class TableSink:
     def _put(self, part: SinkBatch) -> list[Reason]:
         """Write the rows; those that the table refuses, with the reasons."""
         self._takes = False
-        refused = dict(without_key(part.batch, self.spec.key)) | finer(part.batch.rows)
+        told = nan_as_text(part.batch)
+        refused = dict(without_key(told, self.spec.key)) | finer(part.batch.rows)
         left = left_rows(part.batch.num_rows, refused)
         if not self.spec.key:
             left = left[~np.isin(part.batch.op[left], (OPS["d"], OPS["t"]))]
@@ -459,7 +460,7 @@ class TableSink:
             refused[int(left[row])] = reason
         left = np.setdiff1d(left, list(refused)).astype(np.int64)
         if left.size:
-            batch = part.batch if left.size == part.batch.num_rows else part.batch.take(left)
+            batch = told if left.size == told.num_rows else told.take(left)
             wrong = by_halves(batch.num_rows, lambda start, stop: self._attempt(batch, start, stop))
             refused |= {int(left[row]): reason for row, reason in wrong.items()}
         return sorted(refused.items())

@@ -411,7 +411,10 @@ EVENTS = (
         "provide.transaction.metadata",
         Kind.BOOLEAN,
         "false",
-        written("the topic of transactions, and transaction in each event. The id is the commit's LSN, twice."),
+        written(
+            "the topic of transactions, and transaction in each event. The id is the transaction's number and the "
+            "event's LSN; in END it is the commit's."
+        ),
     ),
     Property(
         "transaction.metadata.factory",
@@ -419,12 +422,17 @@ EVENTS = (
         "io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory",
         _JAVA,
     ),
-    Property("message.prefix.include.list", Kind.REGEXES, None, not_yet("pg_logical_emit_message is not captured.")),
+    Property(
+        "message.prefix.include.list",
+        Kind.REGEXES,
+        None,
+        done("Messages of pg_logical_emit_message with these prefixes are captured, into <prefix>.message."),
+    ),
     Property(
         "message.prefix.exclude.list",
         Kind.REGEXES,
         None,
-        harmless("Messages of pg_logical_emit_message are not captured, whatever their prefix."),
+        done("Messages of pg_logical_emit_message with these prefixes are not captured; all others are."),
     ),
     Property("include.schema.comments", Kind.BOOLEAN, "false", not_yet("Comments of tables are not read.")),
     Property(
@@ -474,6 +482,8 @@ EVENTS = (
     ),
 )
 
+_TOPIC = ("[A-Za-z0-9._-]{1,249}", "1 to 249 letters, digits, dots, - and _")
+
 TOPICS = (
     Property(
         "topic.naming.strategy",
@@ -487,11 +497,19 @@ TOPICS = (
         "topic.transaction", Kind.TEXT, "transaction", not_yet("The topic of transactions is <prefix>.transaction.")
     ),
     Property(
-        "topic.heartbeat.prefix", Kind.TEXT, "__debezium-heartbeat", harmless("There is no topic of heartbeats yet.")
+        "topic.heartbeat.prefix",
+        Kind.TEXT,
+        "__debezium-heartbeat",
+        done("The topic of heartbeats is called so, with the topic prefix behind it."),
+        form=_TOPIC,
     ),
-    Property("topic.heartbeat.name", Kind.TEXT, None, harmless("There is no topic of heartbeats yet.")),
+    Property("topic.heartbeat.name", Kind.TEXT, None, done("The topic of heartbeats, whole."), form=_TOPIC),
     Property(
-        "heartbeat.topics.prefix", Kind.TEXT, "__debezium-heartbeat", harmless("There is no topic of heartbeats yet.")
+        "heartbeat.topics.prefix",
+        Kind.TEXT,
+        "__debezium-heartbeat",
+        done("The older name of topic.heartbeat.prefix, which goes before it."),
+        form=_TOPIC,
     ),
     Property("topic.regex", Kind.REGEX, None, not_yet("Topics are <prefix>.<schema>.<table>.")),
     Property("topic.replacement", Kind.TEXT, None, not_yet("Topics are <prefix>.<schema>.<table>.")),
@@ -642,8 +660,9 @@ SIGNALS = (
         "heartbeat.interval.ms",
         Kind.MILLISECONDS,
         "0",
-        not_yet(
-            "There is no topic of heartbeats; the slot advances without them, also while only other tables are written."
+        done(
+            "A row in the topic of heartbeats as often; 0 for never. The slot advances without them, also while only "
+            "other tables are written."
         ),
         minimum=0,
     ),
@@ -651,7 +670,7 @@ SIGNALS = (
         "heartbeat.action.query",
         Kind.TEXT,
         None,
-        not_yet("Nothing is written into the database while it is idle."),
+        done("Runs in that interval, on a connection of its own; a failure is said, and ends nothing."),
     ),
     Property(
         "post.processors",

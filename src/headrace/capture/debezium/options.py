@@ -14,6 +14,7 @@ from headrace.capture.debezium.properties import Kind, listed
 from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Examination
+from headrace.capture.postgres.heartbeats import HeartbeatOptions
 from headrace.capture.postgres.slot_binding import derived_name
 from headrace.errors import DeclarationError
 
@@ -48,6 +49,7 @@ class CaptureOptions:
         format: in which a Kafka log's topics are written.
         registry: URL of the schema registry that the format needs.
         events: properties that say how Debezium's events are written from the log; none is a secret.
+        messages: patterns of prefixes of what `pg_logical_emit_message` writes and is captured.
     """
 
     name: str
@@ -61,6 +63,8 @@ class CaptureOptions:
     format: str
     registry: str | None = field(default=None, repr=False)
     events: tuple[tuple[str, str], ...] = ()
+    messages: tuple[str, ...] = ()
+    heartbeat: HeartbeatOptions = field(default_factory=HeartbeatOptions)
 
 
 def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka: bool = False) -> CaptureOptions:
@@ -94,6 +98,8 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
         events=tuple(_events(configuration)),
+        messages=messages_of(configuration),
+        heartbeat=heartbeat_of(configuration),
     )
 
 
@@ -109,25 +115,16 @@ def _events(configuration: Configuration) -> Iterator[tuple[str, str]]:
         if known is not None and known.kind in (Kind.WORD, Kind.WORDS, Kind.BOOLEAN):
             value = value.lower()
         if known is not None and known.kind is Kind.REGEXES:
-            value = _in_python(name, value)
+            value = _in_python(value)
         yield name, value
     names = listed(configuration.get("transforms"))
     for name, chosen in zip(names, transform_classes(configuration), strict=True):
         yield f"transforms.{name}.type", chosen
 
 
-def _in_python(name: str, value: str) -> str:
-    """Return a list of expressions as the writer of events takes it.
-
-    Raises:
-        DeclarationError: one has a comma, which parts them there.
-    """
-    found = expressions(value)
-    if any("," in expression for expression in found):
-        raise DeclarationError(
-            f"{name}: an expression with a comma cannot be used here", advice="Write a{1,2} as aa?, and so on."
-        )
-    return ",".join(found)
+def _in_python(value: str) -> str:
+    """Return a list of expressions as the writer of events takes it: their own commas behind a backslash."""
+    return ",".join(expression.replace(",", "\\,") for expression in expressions(value))
 
 
 def examination_of(configuration: Configuration, dsn: str = "") -> Examination:
@@ -211,6 +208,40 @@ def tables_of(configuration: Configuration) -> tuple[str, ...]:
     for pattern in patterns:
         _check_groups(pattern, combined=bool(looks))
     return patterns
+
+
+def messages_of(configuration: Configuration) -> tuple[str, ...]:
+    r"""Return patterns that match the whole prefix of every message that is captured.
+
+    >>> messages_of(Configuration({"message.prefix.exclude.list": "a, b.*"}, "here"))
+    ('(?!(?:(?a:a)|(?a:b.*))\\Z)(?s:.*)',)
+    """
+    included = expressions(configuration.get("message.prefix.include.list"))
+    excluded = expressions(configuration.get("message.prefix.exclude.list"))
+    if included or not excluded:
+        return tuple(included) or ("(?s:.*)",)
+    return (rf"(?!(?:{'|'.join(excluded)})\Z)(?s:.*)",)
+
+
+def heartbeat_of(configuration: Configuration, prefix: str = "") -> HeartbeatOptions:
+    """Return how often a heartbeat is due, in which topic, and what the database does with each.
+
+    Args:
+        prefix: of the topics, where the configuration does not say it.
+
+    >>> heartbeat_of(Configuration({"heartbeat.interval.ms": "500", "topic.prefix": "shop"}, "here")).topic
+    '__debezium-heartbeat.shop'
+    """
+    interval = configuration.get("heartbeat.interval.ms", "0")
+    prefix = configuration.get("topic.prefix") or prefix
+    begins = configuration.get("topic.heartbeat.prefix") or configuration.get("heartbeat.topics.prefix")
+    named = configuration.get("topic.heartbeat.name")
+    delimiter = configuration.get("topic.delimiter") or "."
+    return HeartbeatOptions(
+        int(interval) if interval.isdigit() else 0,
+        named or f"{begins or '__debezium-heartbeat'}{delimiter}{prefix}",
+        configuration.get("heartbeat.action.query"),
+    )
 
 
 def _check_groups(pattern: str, *, combined: bool) -> None:

@@ -226,9 +226,9 @@ DEBEZIUM = (
     _debezium("openlineage.OpenLineage", refused("OpenLineage events are not sent. Leave it out.")),
     Component(
         ("io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent",),
-        not_yet("pg_logical_emit_message is not captured."),
+        not_yet("The content of messages stays as it is."),
         _properties(
-            not_yet("pg_logical_emit_message is not captured."),
+            not_yet("The content of messages stays as it is."),
             [("fields.null.include", Kind.BOOLEAN, "false")],
         ),
     ),

@@ -11,6 +11,7 @@ off, binary true or false)
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +23,14 @@ import numpy as np
 from headrace.arrays import Ints, Mask
 from headrace.batch import Batch
 from headrace.capture.base import Piece
+from headrace.capture.postgres import logical_messages
+from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import (
     BEGIN,
     COMMIT,
     HEADER,
     IS_ROW,
+    MESSAGE,
     RELATION,
     TRUNCATE,
     UNIX_2000_US,
@@ -42,6 +46,8 @@ from headrace.position import Lsn, format_lsn
 __all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Resent", "Seen", "UnknownRelation"]
 
 _NUMBERS = 1 << 32
+_MESSAGES = 0  # no relation has this OID
+_NONE: Ints = np.zeros(0, np.int64)
 _SNAPSHOT = re.compile(r"(\d+):(\d+):((?:\d+,?)*)")
 _History = list[tuple[int, Table]]
 MAX_ROWS = 65_536
@@ -190,7 +196,7 @@ class Seen:
 class _Segment:
     """Consecutive events of one topic that make one batch."""
 
-    table: Table
+    table: Table | LogicalMessages
     rows: Ints
     truncate: bool
 
@@ -207,6 +213,8 @@ class Decoder:
         leaves_out: whether rows of another table are left out; where they are not, they are an error.
         describe: says what the catalog knows of a table beyond its Relation message, whenever one comes.
         seen: by OID, what the snapshots of tables saw that joined the capture.
+        messages: what `pg_logical_emit_message` writes is captured; None to read over it.
+        tells_changes: rows say where their change lies in the WAL, and in which transaction.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
             transactions are gathered in pieces of about this size. (A larger one that has come whole is one piece,
@@ -225,6 +233,8 @@ class Decoder:
         leaves_out: Callable[[Relation], bool] = lambda _relation: False,
         describe: Callable[[Relation], str] | None = None,
         seen: Mapping[int, Seen] | None = None,
+        messages: LogicalMessages | None = None,
+        tells_changes: bool = False,
         skip_below: int = 0,
         max_open_rows: int = MAX_ROWS,
         max_open_bytes: int = MAX_BYTES,
@@ -233,6 +243,8 @@ class Decoder:
         self.known = known
         self.leaves_out = leaves_out
         self.describe = describe
+        self.messages = messages
+        self.tells_changes = tells_changes
         self.skip_below = skip_below
         self.resent: Resent | None = None
         self.max_open_rows, self.max_open_bytes = max_open_rows, max_open_bytes
@@ -247,6 +259,7 @@ class Decoder:
         self._tail: list[Frame] = []
         self._tail_rows = self._tail_bytes = 0
         self._unfinished: Unfinished | None = None
+        self._after = 0
         self._tables: dict[int, Table] = {}
         self._others: dict[int, Relation] = {}
 
@@ -269,7 +282,7 @@ class Decoder:
         frame = messages if isinstance(messages, Frame) else Frame.of(messages, self._number)
         frame.number = self._number
         self._number += len(messages)
-        stop = frame.kinds.rfind(b"C") + 1
+        stop = max(frame.kinds.rfind(b"C"), int(self._outside(frame).max(initial=-1))) + 1
         pieces: list[Piece[Lsn]] = []
         if stop:
             done = Frame.join([*self._tail, frame.part(0, stop)])
@@ -305,7 +318,7 @@ class Decoder:
         if not self._unfinished and n <= self.max_open_rows and frame.size <= self.max_open_bytes:
             yield 0, n
             return
-        commits = np.flatnonzero(frame.kind == COMMIT) + 1
+        commits = np.union1d(np.flatnonzero(frame.kind == COMMIT), self._outside(frame)) + 1
         rows_until = np.cumsum(IS_ROW[frame.kind])
         first = 0
         while first < n:
@@ -326,11 +339,13 @@ class Decoder:
     def _piece(self, frame: Frame) -> Piece[Lsn] | None:
         """Decode one cut; None when there is nothing to say of it."""
         before = self._unfinished
-        found = transactions(frame, before)
+        found = transactions(frame, before, self._outside(frame))
         changes = self._relations(frame)
-        message, relation_ids = _row_messages(frame)
+        message, relation_ids = _row_messages(frame, with_messages=self.messages is not None)
         counts = found.of_rows(frame, message)
         events = _events(found, message, counts)
+        if self.tells_changes:
+            events = self._with_changes(found, events, counts)
         self._unfinished = None
         if len(found) > found.end_lsn.size:
             last = len(found) - 1
@@ -359,6 +374,19 @@ class Decoder:
             continued=before is not None,
             open=self._unfinished is not None,
         )
+
+    def _outside(self, frame: Frame) -> Ints:
+        """Return which messages are read as transactions of their own."""
+        return _NONE if self.messages is None else logical_messages.outside(frame)
+
+    def _with_changes(self, found: Transactions, events: Events, counts: Ints) -> Events:
+        """Return events with their transactions' numbers, and where the commit before each transaction ended."""
+        known = self._after or self.skip_below
+        before = np.concatenate([np.array([known], np.uint64), found.end_lsn])
+        if found.end_lsn.size:
+            self._after = int(found.end_lsn[-1])
+        after = before[: len(found)].repeat(counts)
+        return dataclasses.replace(events, number=found.number.repeat(counts), after=after)
 
     def await_join(self, oid: int) -> None:
         """Leave out rows of a table that is being published, until it joins."""
@@ -473,8 +501,12 @@ class Decoder:
         batches, rejected = [], []
         for segment in self._segments(frame, events, relation_ids, changes):
             own = events if segment.rows.size == events.message.size else events.take(segment.rows)
+            if isinstance(segment.table, LogicalMessages):
+                if (told := segment.table.batch(frame, own)) is not None:
+                    batches.append((segment.table.topic, told))
+                continue
             if segment.truncate:
-                batches.append((segment.table.topic, truncates(segment.table, own)))
+                batches.append((segment.table.topic, truncates(frame, segment.table, own)))
                 continue
             batch, letters = rows(frame, segment.table, own)
             if batch.num_rows:
@@ -491,6 +523,9 @@ class Decoder:
         message = events.message
         for own in _by_relation(relation_ids):
             oid = int(relation_ids[own[0]])
+            if oid == _MESSAGES and self.messages is not None and frame.kind[message[own[0]]] == MESSAGE:
+                found.append(_Segment(self.messages, own, False))
+                continue
             if oid in self._others:
                 if not self.leaves_out(self._others[oid]):
                     raise UnknownRelation(self._others[oid], int(events.lsn[own[0]]))
@@ -509,10 +544,18 @@ class Decoder:
         return _untangled(found)
 
 
-def _row_messages(frame: Frame) -> tuple[Ints, Longs]:
-    """Return message and relation id of every row event; a Truncate is one event for each of its relations."""
-    message = IS_ROW[frame.kind].nonzero()[0]
+def _row_messages(frame: Frame, *, with_messages: bool) -> tuple[Ints, Longs]:
+    """Return message and relation id of every row event; a Truncate is one event for each of its relations.
+
+    Args:
+        with_messages: what `pg_logical_emit_message` wrote is an event too, of relation 0.
+    """
+    with_messages = with_messages and b"M" in frame.kinds
+    is_row = IS_ROW[frame.kind]
+    message = (is_row | (frame.kind == MESSAGE) if with_messages else is_row).nonzero()[0]
     ids = frame.gather(frame.start[message] + (HEADER + 1), ">u4")
+    if with_messages:
+        ids[frame.kind[message] == MESSAGE] = _MESSAGES
     if b"T" not in frame.kinds:
         return message, ids
     truncate = frame.kind[message] == TRUNCATE
@@ -637,9 +680,15 @@ class Transactions:
         return counts
 
 
-def transactions(frame: Frame, unfinished: Unfinished | None) -> Transactions:
-    """Read BEGIN and COMMIT of a frame that may go on with an unfinished transaction and end inside another."""
+def transactions(frame: Frame, unfinished: Unfinished | None, outside: Ints = _NONE) -> Transactions:
+    """Read BEGIN and COMMIT of a frame that may go on with an unfinished transaction and end inside another.
+
+    Args:
+        outside: messages that are transactions of their own.
+    """
     kinds = frame.kinds
+    if outside.size:
+        return _with_messages(frame, transactions(frame, unfinished), outside)
     if kinds.count(b"B") + (unfinished is not None) == 1 and kinds.count(b"C") <= 1:
         return _single(frame, unfinished)
     kind = frame.kind
@@ -665,6 +714,29 @@ def transactions(frame: Frame, unfinished: Unfinished | None) -> Transactions:
     if first.size > last.size:
         last = np.append(last, len(frame))
     return Transactions(first, last, lsn, ts_us, base, end_lsn, number)
+
+
+def _with_messages(frame: Frame, found: Transactions, outside: Ints) -> Transactions:
+    """Return transactions with messages between them, each one of its own, without a number."""
+    before = found.first.searchsorted(outside) - 1
+    inside = (before >= 0) & (outside < np.append(found.last, -1)[before])
+    if inside.any():
+        message = int(outside[inside.argmax()])
+        raise frame.error(message, HEADER + 1, "a message that belongs to no transaction, inside of one")
+    lsn, end_lsn, ts_us = logical_messages.places(frame, outside)
+    n, complete = outside.size, found.end_lsn.size
+    order = np.argsort(np.concatenate([found.first, outside]), kind="stable")
+    ends = np.argsort(np.concatenate([found.first[:complete], outside]), kind="stable")
+    none: Ints = np.full(n, -1)
+    return Transactions(
+        np.concatenate([found.first, outside])[order],
+        np.concatenate([found.last, outside + 1])[order],
+        np.concatenate([found.lsn, lsn])[order],
+        np.concatenate([found.ts_us, ts_us])[order],
+        np.concatenate([found.base, np.zeros(n, np.int64)])[order],
+        np.concatenate([found.end_lsn, end_lsn])[ends],
+        np.concatenate([found.number, none])[order],
+    )
 
 
 def _single(frame: Frame, unfinished: Unfinished | None) -> Transactions:

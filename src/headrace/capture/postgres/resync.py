@@ -263,7 +263,8 @@ class Resync(Startup):
         index = 0
         for table in snapshot.tables:
             compared = Compared(str(table), self._topic(table))
-            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us)
+            # A comparison sees values only, and would take NaN for NULL.
+            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us, with_nan=False)
             try:
                 index = self._compare_table(snapshot, log, table, compared, staging(log, converter, index))
             except OSError as error:

@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Mask
 from headrace.batch import META_FIELDS, Batch, dead_letters
 from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, types, values
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Server, without_timeout
 from headrace.capture.postgres.facts import Types
-from headrace.capture.postgres.table import plain_json
+from headrace.capture.postgres.table import nans, plain_json
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
@@ -225,12 +226,17 @@ def literal(text: str) -> str:
 
 
 class Converter:
-    """Turns batches of one table into the stream's: cast, described, numbered."""
+    """Turns batches of one table into the stream's: cast, described, numbered.
 
-    def __init__(self, table: Table, prefix: str, *, lsn: int, ts_us: int) -> None:
+    Args:
+        with_nan: rows with a NaN among their decimals say so; else they make dead letters.
+    """
+
+    def __init__(self, table: Table, prefix: str, *, lsn: int, ts_us: int, with_nan: bool = True) -> None:
+        self._with_nan = with_nan
         described = self._described = table.stream_table(prefix)
         self.topic = described.topic
-        self._schema = described.schema(False, False)
+        self._schema = described.schema()
         self._fields = described.fields
         self._lsn, self._ts_us = lsn, ts_us
 
@@ -244,11 +250,12 @@ class Converter:
         meta = self._meta(records.num_rows, index)
         if records.num_columns == len(self._fields):
             return self._rows(records, meta), None
-        records, dead = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
+        records, dead, nan = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
+        meta += [] if nan is None else [nan]
         if dead.null_count == records.num_rows:
             return self._rows(records, meta), None
         lost = dead.is_valid()
-        letters = self._letters(records.filter(lost), dead.filter(lost), [column.filter(lost) for column in meta])
+        letters = self._letters(records.filter(lost), dead.filter(lost), [column.filter(lost) for column in meta[:4]])
         kept = dead.is_null()
         return self._rows(records.filter(kept), [column.filter(kept) for column in meta]), letters
 
@@ -256,17 +263,19 @@ class Converter:
         """Return the rows for which `convert` makes dead letters; what does not fit in them is null."""
         if records.num_columns == len(self._fields):
             return None
-        records, dead = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
+        records, dead, _ = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
         if dead.null_count == records.num_rows:
             return None
         lost = records.filter(dead.is_valid())
         columns = [_fitting(lost.column(field.name), field.type) for field in self._fields]
         return pa.RecordBatch.from_arrays(columns, schema=self.rows_schema)
 
-    def _with_infinities(self, records: pa.RecordBatch, dead: pa.Array) -> tuple[pa.RecordBatch, pa.Array]:
-        """Return the rows with the infinite days and instants that they have, and what else they cannot hold."""
+    def _with_infinities(
+        self, records: pa.RecordBatch, dead: pa.Array
+    ) -> tuple[pa.RecordBatch, pa.Array, pa.ListArray | None]:
+        """Return the rows with the infinite days and instants that they have, what else they cannot hold, and NaNs."""
         if dead.null_count == len(dead):
-            return records, dead
+            return records, dead, None
         left = [None if texts is None else json.loads(texts) for texts in dead.to_pylist()]
         columns = records.columns
         for place, field in enumerate(self._fields):
@@ -280,16 +289,34 @@ class Converter:
                 mask[list(found)] = True
                 infinite = values.infinities(list(found.values()), field.type)
                 columns[place] = pc.replace_with_mask(columns[place].cast(field.type), pa.array(mask), infinite)
+        nan = self._take_nan(columns, left) if self._with_nan else []
         names = records.schema.names
         texts = [json.dumps(rest) if rest and any(v is not None for v in rest.values()) else None for rest in left]
-        return pa.RecordBatch.from_arrays(columns, names=names), pa.array(texts, pa.string())
+        return pa.RecordBatch.from_arrays(columns, names=names), pa.array(texts, pa.string()), nans(nan, len(dead))
+
+    def _take_nan(
+        self, columns: list[pa.Array], left: Sequence[dict[str, str | None] | None]
+    ) -> list[tuple[str, bool, Mask]]:
+        """Have NULL for the NaNs of rows that can be held otherwise, and return where they were."""
+        decimals = {field.name for field in self._fields if pa.types.is_decimal(field.type)}
+        found: list[tuple[str, bool, Mask]] = []
+        kept = [texts for texts in left if texts and all(v is None or name in decimals for name, v in texts.items())]
+        whole = {id(texts) for texts in kept}
+        for place, field in enumerate(self._fields):
+            nan = np.array([id(texts) in whole and bool(texts and texts.get(field.name)) for texts in left])
+            if nan.any():
+                found.append((field.name, False, nan))
+                columns[place] = pc.if_else(pa.array(nan), pa.scalar(None, columns[place].type), columns[place])
+        for texts in kept:
+            texts.clear()
+        return found
 
     def batch(self, op: str, rows: pa.RecordBatch, before: pa.RecordBatch | None, index: int) -> pa.RecordBatch:
         """Return rows as events of one op, numbered from ``index`` on; ``before``: the old rows of updates."""
         meta, extra = self._meta(rows.num_rows, index, op), []
         if before is not None:
             extra = [pa.StructArray.from_arrays(before.columns, fields=self._fields)]
-        schema = self._described.schema(before is not None, False)
+        schema = self._described.schema(before=before is not None)
         return pa.RecordBatch.from_arrays([*rows.columns, *meta, *extra], schema=schema)
 
     def _meta(self, n: int, index: int, op: str = "r") -> list[pa.Array]:
@@ -302,7 +329,8 @@ class Converter:
     def _rows(self, records: pa.RecordBatch, meta: list[pa.Array]) -> pa.RecordBatch:
         columns = zip(records.columns, self._fields, strict=True)
         cast = [column if column.type == field.type else column.cast(field.type) for column, field in columns]
-        return pa.RecordBatch.from_arrays([*cast, *meta], schema=self._schema)
+        schema = self._schema if len(meta) == len(META_FIELDS) else self._described.schema(nan=True)
+        return pa.RecordBatch.from_arrays([*cast, *meta], schema=schema)
 
     def _letters(self, records: pa.RecordBatch, dead: pa.Array, meta: list[pa.Array]) -> Batch:
         reasons, rows = [], []

@@ -41,7 +41,9 @@ from headrace.capture.postgres.decode import (
     UnknownRelation,
 )
 from headrace.capture.postgres.facts import table_facts
+from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
 from headrace.capture.postgres.joins import Joins, known
+from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
@@ -66,6 +68,9 @@ _IDLE_BYTES = 16 << 20  # or when it is so much
 _LATE_BYTES = 1 << 20  # so much WAL may be of other tables, or of no table at all, between two keepalives
 _LOOK_S = 3.0  # so often it is looked whether the catalog is as it was
 _IN_USE = "55006"  # SQLSTATE object_in_use
+
+
+_NO_HEARTBEAT = HeartbeatOptions()
 
 
 def _silent(_table: str, _rows: int, _estimated: int) -> None:
@@ -93,6 +98,9 @@ class PostgresSource:
         debezium: properties of Debezium's connector by which its events are to be written from the log; they are
             kept in it. None: the log need not hold what such events say beside the rows.
         makes_publication: make the publication where it is not there; without it that is refused.
+        messages: regular expressions of which one matches the whole prefix, whatever the case, of what
+            `pg_logical_emit_message` writes and is captured, into the topic ``<prefix>.message``.
+        heartbeat: rows that say that the capture is there, and a query that the database runs as often.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -117,6 +125,8 @@ class PostgresSource:
         allow_failing_updates: bool = False,
         debezium: Mapping[str, str] | None = None,
         makes_publication: bool = True,
+        messages: Sequence[str] = (),
+        heartbeat: HeartbeatOptions = _NO_HEARTBEAT,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -147,7 +157,9 @@ class PostgresSource:
         self._on_progress = on_progress
         self._joins = Joins(0, on_progress)
         self._max_open_rows = max_open_rows
+        self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
+        self._heartbeats = Heartbeats(prefix, heartbeat, server, self._clock)
         self._wake = Wake()
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
@@ -187,7 +199,9 @@ class PostgresSource:
         described = [(table, table.stream_table(self.name)) for table in tables]
         self.traits = dataclasses.replace(
             self.traits,
-            tables={stream.topic: table.declared(stream.schema(False, False)) for table, stream in described},
+            tables={stream.topic: table.declared(stream.schema()) for table, stream in described}
+            | ({} if self._messages is None else {self._messages.topic: self._messages.schema})
+            | ({self._heartbeats.topic: self._heartbeats.schema} if self._heartbeats.topic else {}),
             warnings=tuple(
                 _failing(str(table), failing[table.oid], self._declared.publication)
                 for table in tables
@@ -272,6 +286,8 @@ class PostgresSource:
             seen={table.oid: Seen(table.seen or "", table.until) for table in joined},
             leaves_out=self._leaves_out,
             describe=self._describe if self._declared.debezium is not None else None,
+            messages=self._messages,
+            tells_changes=self._declared.debezium is not None,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
@@ -282,6 +298,7 @@ class PostgresSource:
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
         self._watching.start()
+        self._heartbeats.start()
 
     def _set_record(self, known: SourceRecord) -> None:
         self._record = known
@@ -347,6 +364,7 @@ class PostgresSource:
                 lsn=since,
                 publication=known.publication,
                 binary=self._binary,
+                messages=self._messages is not None,
             )
         except CommandError as error:
             if error.code == _IN_USE:
@@ -390,7 +408,7 @@ class PostgresSource:
             assert self._record is not None
             raise slot_binding.restored(self._record, error.message, force=True) from error
         self._note_received(pieces)
-        return pieces or self._idle()
+        return self._beat(pieces) or self._idle()
 
     def _decode(self, frame: Frame) -> list[Piece[Lsn]]:
         try:
@@ -436,7 +454,8 @@ class PostgresSource:
             self._open = pieces[-1].open
             if pieces[-1].batches:
                 self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
-            self._rows_at += [at for piece in pieces if (at := _last_row(piece)) is not None]
+            messages = None if self._messages is None else self._messages.topic
+            self._rows_at += [at for piece in pieces if (at := _last_row(piece, messages)) is not None]
         for piece in pieces:
             if piece.position is not None:
                 self._received = max(self._received, piece.position)
@@ -444,6 +463,13 @@ class PostgresSource:
                 self._polled = self._polled if piece.idle else max(self._polled, piece.position)
         if self._connection.stream is not None:
             self._received = Lsn(max(self._received, self._connection.stream.wal_end))
+
+    def _beat(self, pieces: list[Piece[Lsn]]) -> list[Piece[Lsn]]:
+        """Return the pieces with a heartbeat behind them, when one is due and no transaction is open."""
+        if self._heartbeats.until_due() > 0 or self._open or self._connection.stream is None:
+            return pieces
+        self._polled = max(self._polled, self._received)
+        return [*pieces, self._heartbeats.piece(self._received)]
 
     def _idle(self) -> list[Piece[Lsn]]:
         """Return a position to store although nothing was captured: without it other tables' changes would pile up WAL.
@@ -461,7 +487,7 @@ class PostgresSource:
         due = self._sent_at + _ACKNOWLEDGE_S if self._stored > self._sent else self._asked_at + _ASK_S
         if self._received < self._wanted:
             due = min(due, self._asked_at + _ASK_AGAIN_S)
-        return max(0.0, due - self._clock.monotonic())
+        return min(max(0.0, due - self._clock.monotonic()), self._heartbeats.until_due())
 
     def _send_due(self) -> None:
         if self._connection.stream is None:
@@ -677,6 +703,7 @@ class PostgresSource:
     def stop(self) -> None:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
         self._ending.set()
+        self._heartbeats.stop()
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()
@@ -687,12 +714,22 @@ class PostgresSource:
                 self._sql.close()
 
 
-def _last_row(piece: Piece[Lsn]) -> tuple[int, int] | None:
-    """Commit LSN and time of the last transaction of which a piece has rows."""
+def _logical_messages(prefix: str, patterns: tuple[str, ...], *, described: bool) -> LogicalMessages | None:
+    if not patterns:
+        return None
+    return LogicalMessages(prefix, lambda name: catalog.matches(name, patterns), described)
+
+
+def _last_row(piece: Piece[Lsn], messages: str | None) -> tuple[int, int] | None:
+    """Commit LSN and time of the last transaction of which a piece has rows of tables.
+
+    Args:
+        messages: the topic of logical messages, of which some are no transaction's.
+    """
     found = [
         (int(batch.lsn[-1]), int(batch.ts_us[-1]))
-        for _, batch in (*piece.batches, *piece.rejected)
-        if batch.op[0] != OPS["r"]  # no transaction's
+        for topic, batch in (*piece.batches, *piece.rejected)
+        if topic != messages and batch.op[0] != OPS["r"]  # no transaction's
     ]
     return max(found, default=None)
 

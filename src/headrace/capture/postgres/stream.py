@@ -207,7 +207,7 @@ class ReplicationStream(StartedStream):
 
     @classmethod
     def start(
-        cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool
+        cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool, messages: bool = False
     ) -> ReplicationStream:
         """Start the replication of what committed at or after ``lsn``, as `pgoutput` protocol 1, whole transactions
         only.
@@ -215,7 +215,8 @@ class ReplicationStream(StartedStream):
         Raises:
             CommandError: the server refuses (slot gone, in use, invalidated; publication gone).
         """
-        replication.command(start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary))
+        command = start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary, messages=messages)
+        replication.command(command)
         return cls(replication, publication, lsn)
 
     def read(self, timeout: float) -> list[bytes]:
@@ -331,10 +332,15 @@ class ReplicationStream(StartedStream):
         self.close()
 
 
-def start_replication(*, slot: str, lsn: int, publication: str, binary: bool) -> str:
-    """Return the command that starts a stream of `pgoutput` protocol 1: whole transactions only."""
+def start_replication(*, slot: str, lsn: int, publication: str, binary: bool, messages: bool = False) -> str:
+    """Return the command that starts a stream of `pgoutput` protocol 1: whole transactions only.
+
+    Args:
+        messages: with what `pg_logical_emit_message` writes.
+    """
     name = publication.replace('"', '""').replace("'", "''")
     options = f"proto_version '1', publication_names '\"{name}\"', binary '{str(binary).lower()}'"
+    options += ", messages 'true'" if messages else ""
     return f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)} ({options})'
 
 

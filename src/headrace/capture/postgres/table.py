@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Bytes, Ints, Mask
-from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta, told_apart
+from headrace.batch import CHANGE as CHANGE_COLUMN
+from headrace.batch import META_FIELDS, NAN, Batch, dead_letters, is_meta, told_apart
 from headrace.capture.postgres import types, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
-from headrace.capture.postgres.messages import Column, Frame, Longs, Relation
+from headrace.capture.postgres.messages import Column, Frame, Longs, Relation, gather
 from headrace.errors import DecodeError
 from headrace.plain_values import date_text, instant_text, texts
 from headrace.plain_values import value as plain_value
@@ -30,6 +31,7 @@ _META_TYPES = [column.type for column in META_FIELDS]
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 2 << 20
 _LIST = pa.list_(pa.string())
 FACTS = b"postgres.facts"
+CHANGE = pa.field(CHANGE_COLUMN, pa.struct({"lsn": pa.uint64(), "number": pa.uint32(), "after": pa.uint64()}))
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -48,15 +50,33 @@ def topic_of(prefix: str, label: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Row events of one table: their messages in the frame and their places in the log."""
+    """Row events of one table: their messages in the frame and their places in the log.
+
+    Attributes:
+        number: of their transactions, below 0 for an event that belongs to none; ``after``: where the commit before
+            each one's transaction ended, 0 where that is not known. None: nobody wants to know.
+    """
 
     message: Ints
     lsn: Longs
     index: Ints
     ts_us: Ints
+    number: Ints | None = None
+    after: Longs | None = None
 
     def take(self, rows: Ints | slice | Mask) -> Events:
-        return Events(self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows])
+        number = None if self.number is None else self.number[rows]
+        after = None if self.after is None else self.after[rows]
+        return Events(self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows], number, after)
+
+    def change(self, frame: Frame) -> pa.StructArray:
+        """Return where each event lies in the WAL, its transaction's number, and where the commit before that ended."""
+        assert self.number is not None and self.after is not None
+        lsn = values.of_numbers(frame.gather(frame.start[self.message] + 1, ">u8"), pa.uint64(), None)
+        inside, known = self.number >= 0, self.after > 0
+        number = values.of_numbers(self.number.astype(np.uint32), pa.uint32(), None if inside.all() else inside)
+        after = values.of_numbers(self.after.copy(), pa.uint64(), None if known.all() else known)
+        return pa.StructArray.from_arrays([lsn, number, after], fields=list(CHANGE.type))
 
 
 @dataclass(slots=True)
@@ -75,19 +95,22 @@ class Table:
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
     templates: Templates = field(init=False, default_factory=dict)
-    _schemas: dict[tuple[bool, bool], pa.Schema] = field(init=False, default_factory=dict)
+    _schemas: dict[tuple[bool, ...], pa.Schema] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         relation = self.relation
         self.topic = topic_of(self.prefix, self.label)
         self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod) for c in relation.columns]
 
-    def schema(self, before: bool, unchanged: bool) -> pa.Schema:
-        """Return the schema of a batch with or without ``__before`` and ``__unchanged``."""
-        schema = self._schemas.get((before, unchanged))
+    def schema(
+        self, *, before: bool = False, unchanged: bool = False, nan: bool = False, change: bool = False
+    ) -> pa.Schema:
+        """Return the schema of a batch with or without what an event may have besides, in this order."""
+        schema = self._schemas.get((before, unchanged, nan, change))
         if schema is None:
             extra = [pa.field("__before", pa.struct(self.fields))] if before else []
             extra += [pa.field("__unchanged", _LIST)] if unchanged else []
+            extra += [*([NAN] if nan else []), *([CHANGE] if change else [])]
             metadata = {
                 b"headrace.key": json.dumps(list(self.key)).encode(),
                 b"headrace.source": self.prefix.encode(),
@@ -99,7 +122,7 @@ class Table:
             if self.facts:
                 metadata[FACTS] = self.facts.encode()
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
-            self._schemas[before, unchanged] = schema
+            self._schemas[before, unchanged, nan, change] = schema
         return schema
 
 
@@ -125,12 +148,14 @@ def table(
     return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table), facts)
 
 
-def truncates(table: Table, events: Events) -> Batch:
+def truncates(frame: Frame, table: Table, events: Events) -> Batch:
     """Return Truncate events: rows of nulls."""
     n = events.message.size
     nulls = [pa.nulls(n, column.type) for column in table.fields]
     ops = np.full(n, ord("t"), np.uint8)
-    return Batch(pa.RecordBatch.from_arrays([*nulls, *_meta(ops, events)], schema=table.schema(False, False)))
+    change = [] if events.number is None else [events.change(frame)]
+    schema = table.schema(change=bool(change))
+    return Batch(pa.RecordBatch.from_arrays([*nulls, *meta_arrays(ops, events), *change], schema=schema))
 
 
 def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | None]:
@@ -143,9 +168,11 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
     step = max(_BLOCK_ROWS, _BLOCK_BYTES * n // size) if n > _BLOCK_ROWS else n
     blocks = [_block(frame, table, events.message[at : at + step]) for at in range(0, n, step)]
     block = blocks[0] if len(blocks) == 1 else _concatenated(table, blocks)
-    extra = [column for column in (block.before, block.unchanged) if column is not None]
-    schema = table.schema(block.before is not None, block.unchanged is not None)
-    arrays_of = [*block.columns, *_meta(_OPS[frame.kind[events.message]], events), *extra]
+    optional = {"before": block.before, "unchanged": block.unchanged, "nan": block.nan}
+    optional["change"] = None if events.number is None else events.change(frame)
+    extra = [column for column in optional.values() if column is not None]
+    schema = table.schema(**{name: column is not None for name, column in optional.items()})
+    arrays_of = [*block.columns, *meta_arrays(_OPS[frame.kind[events.message]], events), *extra]
     batch = Batch(pa.RecordBatch.from_arrays(arrays_of, schema=schema))
     if block.lost is None:
         return batch, None
@@ -161,6 +188,7 @@ class _Block:
     columns: list[pa.Array]
     before: pa.StructArray | None
     unchanged: pa.ListArray | None
+    nan: pa.ListArray | None = None
     lost: Mask | None = None
     reasons: list[str] = field(default_factory=list)
     json: list[str] = field(default_factory=list)
@@ -168,47 +196,53 @@ class _Block:
 
 def _block(frame: Frame, table: Table, messages: Ints) -> _Block:
     found = tuples(frame, messages, len(table.fields), table.templates)
-    before = None
+    before: pa.StructArray | None = None
+    nan: list[tuple[str, bool, Mask]] = []
     if found.old_rows is not None and table.fields:
         _fill_unchanged(found)
-        before = _before(frame, table, found, messages)
-    columns, bad = _decode(frame, table, found.new, messages)
-    block = _Block(messages.size, columns, before, _unchanged(table, found.new))
+        before, nan = _before(frame, table, found, messages)
+    columns, bad, own = _decode(frame, table, found.new, messages)
+    nan = [(table.fields[index].name, False, mask) for index, mask in own.items()] + nan
+    block = _Block(messages.size, columns, before, _unchanged(table, found.new), nans(nan, messages.size))
     if bad:
         block.lost = np.logical_or.reduce(list(bad.values()))
         where = block.lost.nonzero()[0].tolist()
-        block.reasons = reasons(table.fields, bad, found.new, where)
-        block.json = [as_json(table.relation.columns, columns, bad, found.new, row) for row in where]
+        told = bad | {index: mask | bad.get(index, False) for index, mask in own.items()}
+        block.reasons = reasons(table.fields, told, found.new, where)
+        block.json = [as_json(table.relation.columns, columns, told, found.new, row) for row in where]
     return block
 
 
 def _concatenated(table: Table, blocks: Sequence[_Block]) -> _Block:
     """Return one block of several; optional columns are there when one of them has them."""
     columns = [pa.concat_arrays(parts) for parts in zip(*(block.columns for block in blocks), strict=True)]
-    before, unchanged, lost = None, None, None
+    before, unchanged, nan, lost = None, None, None, None
     if any(block.before is not None for block in blocks):
         kind = pa.struct(table.fields)
         before = pa.concat_arrays([pa.nulls(b.rows, kind) if b.before is None else b.before for b in blocks])
     if any(block.unchanged is not None for block in blocks):
         parts = [pa.array([[]] * b.rows, _LIST) if b.unchanged is None else b.unchanged for b in blocks]
         unchanged = pa.concat_arrays(parts)
+    if any(block.nan is not None for block in blocks):
+        nan = pa.concat_arrays([nans([], b.rows, always=True) if b.nan is None else b.nan for b in blocks])
     if any(block.lost is not None for block in blocks):
         lost = np.concatenate([np.zeros(b.rows, bool) if b.lost is None else b.lost for b in blocks])
     reasons = [reason for block in blocks for reason in block.reasons]
     json_rows = [text for block in blocks for text in block.json]
-    return _Block(sum(block.rows for block in blocks), columns, before, unchanged, lost, reasons, json_rows)
+    return _Block(sum(block.rows for block in blocks), columns, before, unchanged, nan, lost, reasons, json_rows)
 
 
-def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
+def meta_arrays(ops: Bytes, events: Events) -> list[pa.Array]:
+    """Return the columns that every event has."""
     columns: tuple[npt.NDArray[Any], ...] = (ops, events.lsn, events.index, events.ts_us)
     return [values.of_numbers(column, kind, None) for column, kind in zip(columns, _META_TYPES, strict=True)]
 
 
 def _decode(
     frame: Frame, table: Table, cells: Sequence[Cells], messages: Ints
-) -> tuple[list[pa.Array], dict[int, Mask]]:
-    """Return all columns, and for those with values that Arrow cannot hold, in which rows."""
-    decoded, bad = [], {}
+) -> tuple[list[pa.Array], dict[int, Mask], dict[int, Mask]]:
+    """Return all columns; for those with values that Arrow cannot hold, in which rows; and for those with a NaN."""
+    decoded, bad, nan = [], {}, {}
     for index, (cell, arrow) in enumerate(zip(cells, table.fields, strict=True)):
         try:
             array, lost = _column(cell, table.relation.columns[index].type_oid, arrow)
@@ -217,9 +251,42 @@ def _decode(
             at = _offset(frame, cell, error.row, message)
             raise frame.error(message, at, f"column «{arrow.name}»: {error}") from error
         decoded.append(array)
-        if lost is not None:
+        if lost is not None and pa.types.is_decimal(arrow.type):
+            not_numbers = lost & _is_nan(cell)
+            lost = lost & ~not_numbers
+            if not_numbers.any():
+                nan[index] = not_numbers
+        if lost is not None and lost.any():
             bad[index] = lost
-    return decoded, bad
+    return decoded, bad, nan
+
+
+_NAN_SIGN, _NAN_TEXT = 0xC000, int.from_bytes(b"NaN", "big")
+
+
+def _is_nan(cells: Cells) -> Mask:
+    """Return which values of numeric are NaN, in either form."""
+    kinds, start = cells.kinds, cells.start
+    binary = (kinds == BINARY) & (cells.lengths >= 8)
+    textual = (kinds == TEXT) & (cells.lengths == 3)
+    sign = gather(cells.buffer, np.where(binary, start + 4, 0), ">u2")
+    text = gather(cells.buffer, np.where(textual, start, 0), ">u4") >> 8
+    return np.asarray((binary & (sign == _NAN_SIGN)) | (textual & (text == _NAN_TEXT)))
+
+
+def nans(found: Sequence[tuple[str, bool, Mask]], n: int, *, always: bool = False) -> pa.ListArray | None:
+    """Return the names of the columns that are NaN, for each row; None when there are none.
+
+    Args:
+        found: column, whether it is the old row's, and in which rows.
+        always: lists that are empty rather than None.
+    """
+    if not found and not always:
+        return None
+    names = pa.array([name for name, _, _ in found], pa.string())
+    olds = pa.array([old for _, old, _ in found], pa.bool_())
+    items = pa.StructArray.from_arrays([names, olds], fields=list(NAN.type.value_type))
+    return _listed([mask for _, _, mask in found], items, n, NAN.type)
 
 
 def _offset(frame: Frame, cell: Cells, row: int, message: int) -> int:
@@ -265,10 +332,15 @@ def _fill_unchanged(found: Tuples) -> None:
         found.new[index] = Cells(new.buffer, new.n, kind, length, start)
 
 
-def _before(frame: Frame, table: Table, found: Tuples, messages: Ints) -> pa.StructArray:
-    """Return old rows of updates; null where there is none, or where Arrow cannot hold it (a dead letter itself)."""
+def _before(
+    frame: Frame, table: Table, found: Tuples, messages: Ints
+) -> tuple[pa.StructArray, list[tuple[str, bool, Mask]]]:
+    """Return old rows of updates; null where there is none, or where Arrow cannot hold it (a dead letter itself).
+
+    Also returns in which of them, by column, there is a NaN.
+    """
     assert found.old_rows is not None
-    decoded, bad = _decode(frame, table, found.old, messages[found.old_rows])
+    decoded, bad, nan = _decode(frame, table, found.old, messages[found.old_rows])
     kept = np.ones(found.old_rows.size, bool)
     for lost in bad.values():
         kept &= ~lost
@@ -277,7 +349,8 @@ def _before(frame: Frame, table: Table, found: Tuples, messages: Ints) -> pa.Str
     has = np.zeros(messages.size, bool)
     has[found.old_rows] = kept
     structs = pa.StructArray.from_arrays(decoded, fields=table.fields)
-    return structs.take(pa.array(where, mask=~has))
+    of_all = [(table.fields[index].name, True, mask[where] & has) for index, mask in nan.items()]
+    return structs.take(pa.array(where, mask=~has)), of_all
 
 
 def _unchanged(table: Table, cells: Sequence[Cells]) -> pa.ListArray | None:
@@ -286,10 +359,17 @@ def _unchanged(table: Table, cells: Sequence[Cells]) -> pa.ListArray | None:
     found = [(index, mask) for index, mask in found if mask is not False]
     if not found:
         return None
-    matrix = np.column_stack([np.broadcast_to(np.asarray(mask), (cells[0].n,)) for _, mask in found])
     names = pa.array([table.fields[index].name for index, _ in found])
+    return _listed([mask for _, mask in found], names, cells[0].n, _LIST)
+
+
+def _listed(masks: Sequence[Mask | bool], items: pa.Array, n: int, kind: pa.DataType) -> pa.ListArray:
+    """Return for each row the items of the masks that it is in."""
+    matrix = np.zeros((n, len(masks)), bool)
+    for at, mask in enumerate(masks):
+        matrix[:, at] = mask
     offsets = np.concatenate([[0], np.cumsum(matrix.sum(axis=1))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), names.take(pa.array(np.nonzero(matrix)[1])))
+    return pa.ListArray.from_arrays(pa.array(offsets), items.take(pa.array(np.nonzero(matrix)[1])), type=kind)
 
 
 # --- refused rows: the few that hold what Arrow cannot, so cell by cell ---

@@ -62,10 +62,13 @@ class WireStream(StartedStream):
         self._lost: SourceError | None = None
 
     @classmethod
-    def start(cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool) -> WireStream:
+    def start(
+        cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool, messages: bool = False
+    ) -> WireStream:
         """Start as `ReplicationStream.start` does."""
         stream = cls(replication, publication, lsn)
-        stream._command(start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary))
+        command = start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary, messages=messages)
+        stream._command(command)
         return stream
 
     def read(self, timeout: float) -> list[bytes]:
