@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Mask
-from headrace.errors import FormatError
+from headrace.errors import DeclarationError, FormatError
 from headrace.formats.transforms import conditions, envelopes, fields, outbox, routes, values
 from headrace.formats.transforms.records import Records, RowsRefused
 from headrace.formats.transforms.sides import Options, Transform
@@ -164,18 +164,7 @@ class Chain:
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> Chain | None:
         """Return the chain that a connector's properties declare; None where it has none."""
-        steps = []
-        for name in _names(properties.get("transforms", "")):
-            own = _own(properties, f"transforms.{name}.")
-            named = own.get("predicate", "").strip()
-            predicate = None
-            if named:
-                about = _own(properties, f"predicates.{named}.")
-                predicate = PREDICATES[about["type"]](Options(about))
-            class_, _, side = own["type"].partition("$")
-            options = Options(own, "key" if side == "Key" else "value")
-            negated = own.get("negate", "false").strip().lower() == "true"
-            steps.append(_Step(name, TRANSFORMS[class_](options), predicate, negated))
+        steps = [_step(properties, name) for name in _names(properties.get("transforms", ""))]
         return cls(tuple(steps)) if steps else None
 
     def apply(self, records: Sequence[Records]) -> tuple[list[Records], list[Refusal]]:
@@ -185,6 +174,55 @@ class Chain:
         for step in self.steps:
             held = [made for some in held if len(some) for made in step.apply(some, refusals) if len(made)]
         return held, sorted(refusals, key=lambda refusal: refusal.order)
+
+
+def _step(properties: Mapping[str, str], name: str) -> _Step:
+    """Return the transform of a name.
+
+    Raises:
+        ValueError: it cannot be made of its properties.
+        KeyError: one is not there.
+    """
+    own = _own(properties, f"transforms.{name}.")
+    named = own.get("predicate", "").strip()
+    predicate = None
+    if named:
+        about = _own(properties, f"predicates.{named}.")
+        predicate = PREDICATES[about["type"]](Options(about))
+    class_, _, side = own["type"].partition("$")
+    options = Options(own, "key" if side == "Key" else "value")
+    negated = own.get("negate", "false").strip().lower() == "true"
+    return _Step(name, TRANSFORMS[class_](options), predicate, negated)
+
+
+def problems(properties: Mapping[str, str]) -> dict[str, str]:
+    """Return what is wrong with the transforms of a chain, by their names; nothing where it can be run.
+
+    >>> cast = {"type": "org.apache.kafka.connect.transforms.Cast$Value", "spec": "a:date"}
+    >>> problems({"transforms": "c", **{f"transforms.c.{name}": value for name, value in cast.items()}})
+    {'c': 'Invalid type found in casting spec: date'}
+    """
+    found = {}
+    for name in _names(properties.get("transforms", "")):
+        try:
+            _step(properties, name)
+        except KeyError as error:
+            found[name] = f"{error.args[0]} is not there, or is nothing that is known here"
+        except (ValueError, re.error) as error:
+            found[name] = str(error)
+    return found
+
+
+def check_chain(properties: Mapping[str, str]) -> None:
+    """Refuse a chain that cannot be run.
+
+    Raises:
+        DeclarationError: with what is wrong with each transform.
+    """
+    wrong = [f"transforms.{name}: {said}" for name, said in problems(properties).items()]
+    if wrong:
+        told = "".join(f"\n    {said}" for said in wrong)
+        raise DeclarationError(f"these transforms cannot be run:{told}", advice="Mend them, or leave them out.")
 
 
 def flattening_alone(properties: Mapping[str, str]) -> str:

@@ -35,7 +35,7 @@ _OUTER = frozenset({"topic", "key", "value", "header"})
 
 def filter_by_condition(options: Options) -> Transform:
     """Keep records for which a condition is true."""
-    expression = _Expression(options.own["condition"])
+    expression = _Expression.checked(options.own["condition"], options)
 
     def judged(records: Records) -> list[Records]:
         found = expression.of(records)
@@ -48,7 +48,7 @@ def filter_by_condition(options: Options) -> Transform:
 
 def content_based_router(options: Options) -> Transform:
     """Send records to the topics that an expression says; where it says none, they stay."""
-    expression = _Expression(options.own["topic.expression"])
+    expression = _Expression.checked(options.own["topic.expression"], options)
 
     def routed(records: Records) -> list[Records]:
         found = expression.of(records)
@@ -87,6 +87,8 @@ def check_expression(sql: str) -> str:
     >>> check_expression("after.x > 1 AND op <> 'd'"), check_expression("1), (2")
     ('', 'it is not one expression')
     """
+    if not sql.strip():
+        return "it is empty"
     query = "SELECT json_serialize_sql(?)"
     (found,) = _connection().execute(query, [f"SELECT (\n{sql}\n)"]).fetchone() or ("{}",)
     parsed = json.loads(found)
@@ -119,6 +121,20 @@ class _Expression:
 
     sql: str
     _queries: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def checked(cls, sql: str, options: Options) -> _Expression:
+        """Return an expression.
+
+        Raises:
+            ValueError: it is none of SQL.
+        """
+        language = options.text("language", "sql").lower()
+        wrong = f"an expression of {language} is not run; write it in SQL" if language != "sql" else ""
+        wrong = wrong or check_expression(sql)
+        if wrong:
+            raise ValueError(f"{sql}: {wrong}")
+        return cls(sql)
 
     @cached_property
     def _duckdb(self) -> Any:
@@ -158,7 +174,7 @@ class _Expression:
         query = self._query(value[1], key[1], header[1], [name for name in names if name not in _OUTER])
         try:
             self._duckdb.register("batch", batch)
-            found = self._duckdb.execute(query).to_arrow_table()
+            found = self._duckdb.sql(query).to_arrow_table()
         except duckdb.Error as error:
             raise FormatError(f"Error while evaluating expression '{self.sql}': {_first_line(error)}") from error
         finally:
@@ -196,7 +212,7 @@ class _Expression:
             parts += [f"{',' if parts else '{'}{json.dumps(name)}:", texts]
         found = joined([*parts, "}" if parts else "{}"], len(structs))
         found = found if structs.valid is None else pc.if_else(structs.valid, found, pa.scalar(None, TEXT))
-        return found, structure or {"": "BOOLEAN"}
+        return found, structure or {"__": "BOOLEAN"}  # a structure has to have something
 
     def _named(self, structs: Struct, *, whole: bool) -> dict[str, Column]:
         """Return fields that the expression may mean; of names that differ in case, those that stand there."""

@@ -41,6 +41,9 @@ class _Router:
     """EventRouter; the attributes are its properties."""
 
     def __init__(self, options: Options) -> None:
+        wrong = check_placement(options.text("table.fields.additional.placement"))
+        if wrong:
+            raise ValueError(wrong)
         self.id = options.text("table.field.event.id", "id")
         self.key = options.text("table.field.event.key", "aggregateid")
         self.payload = options.text("table.field.event.payload", "payload")

@@ -52,6 +52,7 @@ _DAY_MS = 86_400_000
 
 def cast(options: Options) -> Transform:
     """Give fields, or a whole key or value, another type."""
+    _refuse(check_cast(options.own["spec"]))
     spec = [item.partition(":") for item in options.listed("spec")]
     casts = {name.strip(): _TYPES[kind.strip().lower()] for name, colon, kind in spec if colon}
     whole = next((_TYPES[name.strip().lower()] for name, colon, _ in spec if not colon), None)
@@ -74,6 +75,11 @@ def cast(options: Options) -> Transform:
         return [with_side(records, options.side, _cast(records, column, whole, keeps_name=True))]
 
     return transform
+
+
+def _refuse(problem: str) -> None:
+    if problem:
+        raise ValueError(problem)
 
 
 def check_cast(spec: str) -> str:
@@ -221,6 +227,8 @@ def timestamp_converter(options: Options) -> Transform:
     """Convert times between texts, Unix time and Kafka Connect's own types."""
     path, target = options.text("field"), options.text("target.type").lower()
     form = options.own.get("format", "")
+    if target == "string" and not form.strip():
+        raise ValueError("TimestampConverter requires format option to be specified when using string timestamps")
     read, printed = (date_reader(form), date_printer(form)) if form.strip() else (None, None)
     precision = options.text("unix.precision", "milliseconds").lower()
 
@@ -329,6 +337,7 @@ def timezone_converter(options: Options) -> Transform:
     """Move times to another time zone."""
     zone = zone_of(options.text("converted.timezone"))
     include, exclude = options.listed("include.list"), options.listed("exclude.list")
+    _refuse("Both include and exclude lists are specified. Please specify only one." if include and exclude else "")
     rules = _rules(include or exclude)
 
     def transform(records: Records) -> list[Records]:
