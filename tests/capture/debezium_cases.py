@@ -117,10 +117,17 @@ class Case:
             self.run(database, self.stream, lambda: running.wait(60))
             running.wait(60)
 
-    def lines(self, log: Path, form: str) -> list[str]:
-        """Return what the log's rows are in one of the four forms, as the recorded files have them."""
+    def lines(self, log: Path, form: str, *, chained: bool = False) -> list[str]:
+        """Return what the log's rows are in one of the four forms, as the recorded files have them.
+
+        Args:
+            chained: events go through a chain of transforms, of which one does nothing.
+        """
         with contextlib.closing(open_log(str(log), writer=False)) as held:
             properties = {**self.config, **FORMS[form]}
+            if chained:
+                first = {"transforms.nothing.type": "io.debezium.transforms.SchemaChangeEventFilter"}
+                properties |= {"transforms": ",".join(["nothing", *properties.get("transforms", "").split()]), **first}
             if form == "schema":
                 return list(_schemas(event_lines(held, options=EventOptions.of(properties, schemas=True))))
             return [normal(line) for line in event_lines(held, options=EventOptions.of(properties))]

@@ -16,6 +16,8 @@ from headrace.capture.debezium.expressions import expressions, python_expression
 from headrace.capture.debezium.options import dsn_of, options_of, tables_of
 from headrace.capture.debezium.properties import State
 from headrace.errors import DeclarationError
+from headrace.formats.transforms.chain import problems
+from headrace.formats.transforms.conditions import check_expression
 
 SEEDS = Path(__file__).parents[2].parent / "shared" / "seeds"
 
@@ -261,7 +263,8 @@ def test_a_misspelt_parameter_of_the_database() -> None:
         ({"connector_class": "io.debezium.connector.mysql.MySqlConnector"}, "refused", "which alone is run natively"),
         ({"value_converter": "io.confluent.connect.avro.AvroConverter"}, "done", "Avro"),
         ({"value_converter": "com.example.MyConverter"}, "refused", "code in Java"),
-        ({"transforms_unwrap_type": "io.debezium.transforms.Filter"}, "not yet", "SQL"),
+        ({"transforms_unwrap_type": "io.debezium.transforms.EnforceRecordSize"}, "not yet", "Not supported yet"),
+        ({"transforms_unwrap_type": "io.debezium.transforms.Filter"}, "done", "SQL"),
     ],
 )
 def test_what_a_property_does(given: dict[str, str], state: str, says: str) -> None:
@@ -290,6 +293,62 @@ def test_transforms_and_predicates_in_their_order() -> None:
     chosen = [line.name for line in lines if line.name.endswith(".type")]
     assert chosen == [f"transforms.{name}.type" for name in ("route", "unwrap", "route2")] + ["predicates.mine.type"]
     assert "is no regular expression" in next(line for line in lines if line.name.endswith("regex")).meaning.text
+
+
+@pytest.mark.parametrize(
+    ("expression", "sql"),
+    [
+        ("value.op == 'u' && value.before.id == 2", "value.op = 'u' AND value.before.id = 2"),
+        ('!(value.after?.name.startsWith("a\'b")) || topic != null', None),
+        ("value.after.n in [1, 2]", "value.after.n IN (1, 2)"),
+        (
+            "topic ==~ /shop\\..*/ ? 'x' : topic",
+            "CASE WHEN regexp_full_match(topic, 'shop\\..*') THEN 'x' ELSE topic END",
+        ),
+        ("value.each { it > 1 }", ""),
+        ("def x = 1; x > 0", ""),
+        ("value.after.foo(1)", ""),
+    ],
+)
+def test_a_groovy_expression_is_refused_with_its_sql(expression: str, sql: str | None) -> None:
+    found = explained(
+        transforms="f",
+        **{
+            "transforms.f.type": "io.debezium.transforms.Filter",
+            "transforms.f.language": "jsr223.groovy",
+            "transforms.f.condition": expression,
+        },
+    )
+    line = found["transforms.f.condition"]
+    assert (line.state, found["transforms.f.language"].state) == (State.REFUSED, State.REFUSED)
+    if sql:
+        assert f"In SQL: {sql}; and language=sql." in line.meaning.text
+        assert check_expression(sql) == ""
+    elif sql == "":
+        assert "Write it in SQL" in line.meaning.text
+
+
+def test_what_transforms_are_told_reaches_the_writer_in_pythons_form() -> None:
+    given = {
+        "transforms": "route,f,unwrap",
+        "transforms.route.type": "RegexRouter",
+        "transforms.route.regex": r"(?<all>.*)\.\Qa.b\E",
+        "transforms.route.replacement": "${all}",
+        "transforms.f.type": "org.apache.kafka.connect.transforms.MaskField$Key",
+        "transforms.f.fields": "id",
+        "transforms.f.predicate": "p",
+        "predicates": "p",
+        "predicates.p.type": "HasHeaderKey",
+        "predicates.p.name": "h",
+    }
+    options = options_of(Configuration({**ARTICLE, **given}, "here"))
+    events = dict(options.events)
+    assert events["transforms.route.regex"] == r"(?a:(?P<all>.*)\.a\.b)"
+    assert events["transforms.f.type"].endswith("MaskField$Key")
+    assert events["predicates.p.type"] == "org.apache.kafka.connect.transforms.predicates.HasHeaderKey"
+    assert problems(events) == {}
+    with pytest.raises(DeclarationError, match="messages are written as the log's format"):
+        options_of(Configuration({**ARTICLE, **given}, "here"), on_kafka=True)
 
 
 def test_keys_that_are_written_otherwise_than_values() -> None:

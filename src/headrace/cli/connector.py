@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ import typer
 
 from headrace.capture.debezium.configuration import Configuration, read_configuration
 from headrace.capture.debezium.explanation import Line, everything, explain
+from headrace.capture.debezium.options import events_of
+from headrace.capture.debezium.properties import refused
 from headrace.cli.arguments import START_SECONDS, JsonOption, StartTimeoutOption, WideOption, properties
 from headrace.cli.console import DrawnLine, print_table, report, running_line, talk
 from headrace.cli.events import as_lines, tell, with_events
@@ -20,6 +23,7 @@ from headrace.engines.local.dead_letters import letters_summary
 from headrace.engines.local.signals import run_in_foreground
 from headrace.errors import DeclarationError
 from headrace.event_log import name_app
+from headrace.formats.transforms.chain import problems
 from headrace.inspect.messages import to_json
 from headrace.log.base import Log
 from headrace.pipeline.app import App
@@ -167,7 +171,7 @@ def capture_explain(
     if file is None:
         _print(list(everything()), as_json=as_json, wide=wide)
         return
-    lines = explain(read_configuration(file).with_properties(properties(settings, option="--set")))
+    lines = _with_problems(read_configuration(file).with_properties(properties(settings, option="--set")))
     _print([(_section(line), line) for line in lines], as_json=as_json, wide=wide)
     stopping = sum(not line.state.runs for line in lines)
     if stopping:
@@ -176,6 +180,15 @@ def capture_explain(
         raise typer.Exit(2)
     if not as_json:
         report(f"{file} can be run here as it is: headrace capture --config {file}")
+
+
+def _with_problems(configuration: Configuration) -> list[Line]:
+    """Return the lines of a configuration, with what is wrong with its transforms as a whole."""
+    lines = explain(configuration)
+    if any(not line.state.runs for line in lines):
+        return lines
+    wrong = {f"transforms.{name}.type": said for name, said in problems(dict(events_of(configuration))).items()}
+    return [replace(line, meaning=refused(wrong[line.name])) if line.name in wrong else line for line in lines]
 
 
 def _section(line: Line) -> str:

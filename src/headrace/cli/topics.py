@@ -102,7 +102,7 @@ def topics_cat(
     with looking(log) as held:
         if format_ == "debezium-json":
             opened = held.log if isinstance(held, KafkaView) else held
-            lines = event_lines(opened, topic, schemas=schemas, follow=follow)
+            lines = event_lines(opened, topic, schemas=schemas, follow=follow, report=report)
         else:
             lines = topic_lines(
                 held,

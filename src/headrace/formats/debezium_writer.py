@@ -34,11 +34,13 @@ from headrace.formats.debezium_types import (
     quoted,
 )
 from headrace.formats.json_text import TEXT, in_quotes, joined
+from headrace.formats.transforms.chain import Chain, Refusal, flattening_alone, printed
+from headrace.formats.transforms.records import Column as Values
+from headrace.formats.transforms.records import Leaf, Records, Struct, parsed
 
 FACTS = b"postgres.facts"
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
 VERSION = "3.6.3.Final"
-_EXTRACT = "io.debezium.transforms.ExtractNewRecordState"
 _SNAPSHOT = {
     "type": "string",
     "name": "io.debezium.data.Enum",
@@ -84,18 +86,15 @@ class Flattening:
     null_as_default: bool = True
 
     @classmethod
-    def of(cls, properties: Mapping[str, str]) -> Flattening | None:
-        """Return what the first such transform of a connector's chain says; None where there is none."""
-        for name in _names(properties.get("transforms", "")):
-            own = {key.removeprefix(f"transforms.{name}."): value for key, value in properties.items()}
-            if properties.get(f"transforms.{name}.type") == _EXTRACT:
-                return cls(
-                    own.get("delete.tombstone.handling.mode", "tombstone"),
-                    tuple(_added(own.get("add.fields", ""), own.get("add.fields.prefix", "__"))),
-                    tuple(_added(own.get("add.headers", ""), own.get("add.headers.prefix", "__"))),
-                    own.get("replace.null.with.default", "true").lower() == "true",
-                )
-        return None
+    def of(cls, properties: Mapping[str, str], name: str) -> Flattening:
+        """Return what the transform of a name says."""
+        own = {key.removeprefix(f"transforms.{name}."): value for key, value in properties.items()}
+        return cls(
+            own.get("delete.tombstone.handling.mode", "tombstone"),
+            tuple(_added(own.get("add.fields", ""), own.get("add.fields.prefix", "__"))),
+            tuple(_added(own.get("add.headers", ""), own.get("add.headers.prefix", "__"))),
+            own.get("replace.null.with.default", "true").lower() == "true",
+        )
 
     @property
     def copies(self) -> bool:
@@ -139,7 +138,9 @@ class EventOptions:
         keys: (pattern of ``schema.table``, columns) of ``message.key.columns``.
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
-        flattening: of the ``transforms`` chain; None for envelopes.
+        flattening: where it is all that the ``transforms`` chain does; None for envelopes.
+        chain: any other ``transforms`` chain. Nulls of rows are then null until it is through with them.
+        null_as_default: they are written as the column's default.
     """
 
     types: TypeOptions
@@ -149,6 +150,8 @@ class EventOptions:
     schemas: bool = False
     transactions: bool = False
     flattening: Flattening | None = None
+    chain: Chain | None = None
+    null_as_default: bool = True
 
     @property
     def row_types(self) -> TypeOptions:
@@ -165,14 +168,18 @@ class EventOptions:
         for entry in filter(None, (part.strip() for part in properties.get("message.key.columns", "").split(";"))):
             table, _, listed = entry.partition(":")
             keys.append((re.compile(table.strip(), re.IGNORECASE), tuple(_names(listed))))
+        types, alone = TypeOptions.of(properties), flattening_alone(properties)
+        chain = None if alone else Chain.of(properties)
         return cls(
-            TypeOptions.of(properties),
+            types if chain is None else replace(types, null_as_default=False),
             tombstones=properties.get("tombstones.on.delete", "true").lower() == "true",
             skipped=frozenset(_names(properties.get("skipped.operations", "t"))) - {"none"},
             keys=tuple(keys),
             schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
             transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
-            flattening=Flattening.of(properties),
+            flattening=Flattening.of(properties, alone) if alone else None,
+            chain=chain,
+            null_as_default=types.null_as_default,
         )
 
 
@@ -184,12 +191,14 @@ class Lines:
         rows: whose event each is, in the batch.
         counted: which of them transactions count: all but tombstones.
         table: ``schema.table``.
+        refusals: events that a transform could not take.
     """
 
     rows: Ints
     texts: list[str]
     counted: Mask
     table: str
+    refusals: Sequence[Refusal] = ()
 
 
 class Changes:
@@ -253,11 +262,22 @@ class EventWriter:
         """
         raw, batch = records.schema.metadata[FACTS], Batch(records)
         kind = json.loads(raw)
-        if "messages" in kind:
-            return _messages(self, batch)
-        if "heartbeats" in kind:
-            return _heartbeats(batch, kind["heartbeats"], schemas=self.options.schemas)
-        return _Events(self, self._table(raw), batch, markers).lines()
+        if "messages" in kind or "heartbeats" in kind:
+            schemas = self.options.schemas or self.options.chain is not None
+            if "messages" in kind:
+                return self._through(_messages(self, batch, schemas=schemas))
+            return self._through(_heartbeats(batch, kind["heartbeats"], schemas=schemas))
+        events = _Events if self.options.chain is None else _EventRecords
+        return events(self, self._table(raw), batch, markers).lines()
+
+    def _through(self, lines: Lines) -> Lines:
+        """Return lines that were written with schemas as the chain of transforms leaves them, where there is one."""
+        if self.options.chain is None:
+            return lines
+        found, refusals = transformed(self.options.chain, lines.texts, self.options)
+        kept = np.array([number for number, _ in found], np.int64)
+        texts = [text for _, text in found]
+        return Lines(lines.rows[kept], texts, lines.counted[kept], lines.table, refusals)
 
     def _table(self, raw: bytes) -> _Table:
         known = self._tables.get(raw)
@@ -304,8 +324,8 @@ class _Events:
             parts.append((truncates, 0, self._truncates(truncates)))
         if rekeyed.size:
             old, new = old_keys.take(pa.array(rekeyed)), new_keys.take(pa.array(rekeyed))
-            to = _header("__debezium.newkey", _struct(new))
-            since = _header("__debezium.oldkey", _struct(old))
+            to = self._key_header("__debezium.newkey", new)
+            since = self._key_header("__debezium.oldkey", old)
             parts += [
                 (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), old, to)),
                 (rekeyed, 1, self._tombstones(rekeyed, old, to)),
@@ -313,8 +333,15 @@ class _Events:
             ]
         return self._in_order([part for part in parts if part[2] is not None and part[0].size])
 
+    @property
+    def _named(self) -> str:
+        return f"{self.table.facts['schema']}.{self.table.facts['table']}"
+
+    def _key_header(self, name: str, keys: pa.Array) -> Any:
+        return _header(name, _struct(keys))
+
     def _in_order(self, parts: Sequence[tuple[Ints, int, pa.Array | None]]) -> Lines:
-        named = f"{self.table.facts['schema']}.{self.table.facts['table']}"
+        named = self._named
         if not parts:
             return Lines(np.zeros(0, np.int64), [], np.zeros(0, bool), named)
         row = np.concatenate([rows for rows, _, _ in parts])
@@ -531,7 +558,13 @@ class _Events:
     def _valued(self, values: pa.Array, *, schemaless: bool) -> list[pa.Array | str]:
         if not self.options.schemas or schemaless:
             return [values]
-        return [f'{{"schema":{_dumped(self.value_schema)},"payload":', values, "}"]
+        schema = self.value_schema
+        flattening = self.options.flattening
+        if flattening is not None and values.null_count == len(values):
+            # A delete that is a tombstone has the schema that the new row would have had.
+            row = [column.schema for column in self.table.columns]
+            schema = {**schema, "fields": row, "optional": True}
+        return [f'{{"schema":{_dumped(schema)},"payload":', values, "}"]
 
     # --- schemas ---
 
@@ -601,6 +634,110 @@ _SOURCE_SCHEMA = {"name": "io.debezium.connector.postgresql.Source", "version": 
 _BLOCK_SCHEMA = {"name": "event.block", "version": 1, "field": "transaction"}
 
 
+class _EventRecords(_Events):
+    """The events of one batch on their way through a chain of transforms."""
+
+    def _key_header(self, name: str, keys: pa.Array) -> Any:
+        return name, Leaf({**self.key_schema, "optional": False}, keys)
+
+    def _in_order(self, parts: Sequence[tuple[Ints, int, Any]]) -> Lines:
+        if not parts:
+            return super()._in_order([])
+        row = np.concatenate([rows for rows, _, _ in parts])
+        place = np.concatenate([np.full(rows.size, place) for rows, place, _ in parts])
+        order = np.lexsort((place, row))
+        number = np.empty(row.size, np.int64)
+        number[order] = np.arange(row.size)
+        ends = np.cumsum([rows.size for rows, _, _ in parts])
+        records = [
+            replace(found, order=number[end - rows.size : end])
+            for (rows, _, found), end in zip(parts, ends.tolist(), strict=True)
+        ]
+        assert self.options.chain is not None
+        made, refusals = self.options.chain.apply(records)
+        lines = printed(made, schemas=self.options.schemas, defaults=self.options.null_as_default)
+        kept = order[np.array([number for number, _ in lines], np.int64)]
+        row, counted, texts = row[kept], place[kept] != 1, [text for _, text in lines]
+        return Lines(row, texts, counted, self._named, refusals)
+
+    def _objects(
+        self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False, before: bool = False
+    ) -> Any:
+        fields: dict[str, Values] = {}
+        for column in self.table.columns:
+            own = arrays[column.name].take(pa.array(rows))
+            cells = self._cells(column, own, rows, unknown=unknown, before=before)
+            fields[column.name] = _leaf(column.schema, cells)
+        return Struct({"type": "struct", "optional": True, "name": f"{self.table.topic}.Value"}, fields, rows.size)
+
+    def _rows(self, rows: Ints, op: str | None, headers: Any) -> Any:
+        if not rows.size:
+            return None
+        after = self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows)
+        before = self._none(rows)
+        if op is None and self.table.full and "__before" in self.batch.schema.names:
+            known = self._column("__before").take(pa.array(rows)).is_valid()
+            before = replace(self._before_rows(rows), valid=known)
+        value = self._envelope(rows, before, after, self._ops(rows, op))
+        return self._record(rows, self._keys(rows), value, headers)
+
+    def _deletes(self, rows: Ints, before: Any, keys: pa.Array, headers: Any) -> Any:
+        return self._record(rows, keys, self._envelope(rows, before, self._none(rows), self._ops(rows, "d")), headers)
+
+    def _tombstones(self, rows: Ints, keys: pa.Array, headers: Any) -> Any:
+        return self._record(rows, keys, None, headers) if self.options.tombstones else None
+
+    def _truncates(self, rows: Ints) -> Any:
+        none = self._none(rows)
+        return self._record(rows, None, self._envelope(rows, none, none, self._ops(rows, "t")), None)
+
+    def _none(self, rows: Ints) -> Struct:
+        """Return rows that are not there."""
+        fields: dict[str, Values] = {c.name: _leaf(c.schema, pa.nulls(rows.size, TEXT)) for c in self.table.columns}
+        schema = {"type": "struct", "optional": True, "name": f"{self.table.topic}.Value"}
+        return Struct(schema, fields, rows.size, pa.repeat(pa.scalar(False), rows.size))
+
+    def _envelope(self, rows: Ints, before: Any, after: Any, ops: pa.Array) -> Any:
+        n = rows.size
+        known: dict[str, Any] = {"op": in_quotes(ops), "transaction": "null", **self._times(rows)}
+        fields: dict[str, Values] = {}
+        for schema in self.value_schema["fields"]:
+            name = schema["field"]
+            if name in ("before", "after"):
+                fields[name] = before if name == "before" else after
+            elif name == "source":
+                of = {part["field"]: part for part in schema["fields"]}
+                places = self._places(rows).items()
+                source: dict[str, Values] = {place: _leaf(of[place], joined([cells], n)) for place, cells in places}
+                fields[name] = Struct(_own_schema(schema), source, n)
+            else:
+                fields[name] = _leaf(schema, joined([known[name]], n))
+        return Struct(_own_schema(self.value_schema), fields, n)
+
+    def _record(self, rows: Ints, keys: pa.Array | None, value: Values | None, headers: Any) -> Records:
+        key = None if keys is None or not self.table.key else Leaf(self.key_schema, keys)
+        topics = pa.repeat(pa.scalar(self.table.topic, TEXT), rows.size)
+        return Records(rows, topics, key, value, () if headers is None else (headers,))
+
+
+def _own_schema(schema: Schema) -> Schema:
+    return {part: value for part, value in schema.items() if part not in ("field", "fields")}
+
+
+def _leaf(schema: Schema, texts: pa.Array) -> Leaf:
+    """Return a column of JSON in which ``null`` is null."""
+    own = {part: value for part, value in schema.items() if part != "field"}
+    return Leaf(own, pc.if_else(pc.equal(texts, "null"), pa.scalar(None, TEXT), texts))
+
+
+def transformed(
+    chain: Chain, lines: Sequence[str], options: EventOptions
+) -> tuple[list[tuple[int, str]], list[Refusal]]:
+    """Return what a chain makes of lines with schemas, each with its number, and what it could not take."""
+    made, refusals = chain.apply(parsed(lines))
+    return printed(made, schemas=options.schemas, defaults=options.null_as_default), refusals
+
+
 def _struct_schema(fields: Mapping[str, tuple[str, bool]]) -> Schema:
     return {"type": "struct", "fields": [_of_field(name, *about) for name, about in fields.items()]}
 
@@ -644,9 +781,8 @@ MESSAGES = "LOGICAL_DECODING_MESSAGE"  # what transactions count them as
 _OF_CONNECTOR = "io.debezium.connector.postgresql"
 
 
-def _messages(writer: EventWriter, batch: Batch) -> Lines:
-    """Return the events of messages; no transform that Debezium has changes them."""
-    n, schemas = batch.num_rows, writer.options.schemas
+def _messages(writer: EventWriter, batch: Batch, *, schemas: bool) -> Lines:
+    n = batch.num_rows
     every, prefix = np.arange(n), quoted(batch.column("prefix"))
     content = binary_kind(writer.options.types)
     key: list[pa.Array | str] = ['{"prefix":', prefix, "}"]

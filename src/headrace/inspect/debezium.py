@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError
+from headrace.formats.debezium_types import java_string
 from headrace.formats.debezium_writer import (
     FACTS,
     EventOptions,
@@ -21,8 +22,10 @@ from headrace.formats.debezium_writer import (
     Place,
     TransactionMetadata,
     places,
+    transformed,
 )
 from headrace.formats.json_text import TEXT
+from headrace.formats.transforms.chain import Chain
 from headrace.inspect.messages import rows, to_json
 from headrace.inspect.rows import no_topic
 from headrace.inspect.topics import FOLLOW_SECONDS, READ_ROWS
@@ -37,34 +40,47 @@ def event_lines(
     schemas: bool = False,
     follow: bool = False,
     options: EventOptions | None = None,
+    report: Callable[[str], None] = lambda said: None,
 ) -> Iterator[str]:
     """Yield events as lines of JSON; rows that no source captured as a key and a value.
 
     Args:
-        topic: None: every topic.
+        topic: None: every topic. Of events that transforms send elsewhere it is the topic that they come to.
         schemas: with the schemas of keys and values, as Kafka's JsonConverter writes them.
         follow: go on as rows arrive.
         options: in place of what the log says of its connector.
+        report: is told which events a transform could not take, and why.
 
     Raises:
         LogError: there is no such topic, or the log was not captured in a way that events can be made of it.
     """
-    if topic is not None and topic not in log.topics():
-        raise no_topic(log, topic)
     writers = _writers(log, options, schemas=schemas)
+    routed = any(connector.chain is not None for connector in writers.values())
+    if topic is not None and topic not in log.topics() and not routed:
+        raise no_topic(log, topic)
     if not writers:
         raise LogError(
             "the log does not say what Debezium's events say beside the rows",
             advice='Capture with compat="debezium", or with headrace capture --config, into a new log.',
         )
+    lines = _events(log, writers, None if routed else topic, follow=follow, report=report)
+    beginning = None if topic is None or not routed else f'{{"topic":{java_string(topic)},'
+    yield from (line for line in lines if beginning is None or line.startswith(beginning))
+
+
+def _events(
+    log: Log, writers: dict[str, _Connector], topic: str | None, *, follow: bool, report: Callable[[str], None]
+) -> Iterator[str]:
     for slice_, following in _with_next(_slices(log, topic, follow=follow)):
-        found = [line for entry in slice_ for line in _lines(writers, entry, following)]
-        for line in sorted(found, key=lambda line: (line.lsn, line.index, line.place)):
-            yield from line.with_transaction()
+        found = [line for entry in slice_ for line in _lines(writers, entry, following, report)]
+        found.sort(key=lambda line: (line.lsn, line.index, line.place))
+        for connector, lines in groupby(found, key=lambda line: line.connector):
+            texts = [text for line in lines for text in line.with_transaction()]
+            yield from texts if connector is None else connector.finished(texts, report)
         if all(entry.complete for entry in slice_):
             for connector in writers.values():
                 if connector.transactions is not None:
-                    yield from connector.transactions.end()
+                    yield from connector.finished(connector.transactions.end(), report)
 
 
 @dataclass
@@ -75,13 +91,29 @@ class _Connector:
         first, last: topic of the snapshot's first table, and of its last table that had rows.
         transactions: writes the topic of transactions; None where it is not wanted.
         reading: the topic of the last rows of a snapshot.
+        wanted: how events are written in the end. Where transactions are told, transforms come behind: what they are
+            given says of each event where it stands in its transaction.
     """
 
     writer: EventWriter
     first: str
     last: str
     transactions: TransactionMetadata | None
+    wanted: EventOptions
     reading: str = ""
+
+    @property
+    def chain(self) -> Chain | None:
+        return self.wanted.chain
+
+    def finished(self, texts: list[str], report: Callable[[str], None]) -> list[str]:
+        """Return lines as transforms leave them, where these come behind."""
+        if self.chain is None or self.transactions is None or not texts:
+            return texts
+        found, refusals = transformed(self.chain, texts, self.wanted)
+        for refusal in refusals:
+            report(str(refusal))
+        return [text for _, text in found]
 
 
 @dataclass(frozen=True)
@@ -94,6 +126,7 @@ class _Line:
     text: str
     of: Place | None = None
     transactions: TransactionMetadata | None = None
+    connector: _Connector | None = None
 
     def with_transaction(self) -> list[str]:
         """Return it with what the topic of transactions has before it."""
@@ -108,11 +141,13 @@ def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[s
     for name, raw in log.records("debezium").items():
         properties, source = json.loads(raw), json.loads(sources[name])
         wanted = options or EventOptions.of(properties, schemas=schemas)
-        writer = EventWriter(name, source["database"], wanted)
-        transactions = TransactionMetadata(f"{name}.transaction", wanted.schemas) if wanted.transactions else None
+        behind = wanted.transactions and wanted.chain is not None
+        given = replace(wanted, chain=None, schemas=True) if behind else wanted
+        writer = EventWriter(name, source["database"], given)
+        transactions = TransactionMetadata(f"{name}.transaction", given.schemas) if wanted.transactions else None
         tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
         last = next((topic for topic in reversed(tables) if _was_read(log, topic)), "")
-        found[name] = _Connector(writer, tables[0] if tables else "", last, transactions)
+        found[name] = _Connector(writer, tables[0] if tables else "", last, transactions, wanted)
     return found
 
 
@@ -151,20 +186,22 @@ def _read_topic(entries: Sequence[Entry]) -> str:
     return next((entry.topic for entry in entries if Batch(entry.records).op[0] == ord("r")), "")
 
 
-def _lines(writers: dict[str, _Connector], entry: Entry, following: str) -> list[_Line]:
+def _lines(writers: dict[str, _Connector], entry: Entry, following: str, report: Callable[[str], None]) -> list[_Line]:
     batch = Batch(entry.records)
     connector = writers.get(batch.source)
     if connector is None or FACTS not in (entry.records.schema.metadata or {}):
         return _plain(entry, batch)
     markers = _markers(connector, entry.topic, batch, following)
     lines = connector.writer.lines(entry.records, markers)
+    for refusal in lines.refusals:
+        report(str(refusal))
     lsn, index = batch.lsn[lines.rows].tolist(), batch.index[lines.rows].tolist()
     if markers is not None or connector.transactions is None:
         texts = zip(lsn, index, lines.texts, strict=True)
-        return [_Line(commit, at, number, text) for number, (commit, at, text) in enumerate(texts)]
+        return [_Line(commit, at, number, text, connector=connector) for number, (commit, at, text) in enumerate(texts)]
     about = enumerate(places(batch, lines))
     return [
-        _Line(place.commit, index[number], number, lines.texts[number], place, connector.transactions)
+        _Line(place.commit, index[number], number, lines.texts[number], place, connector.transactions, connector)
         for number, place in about
     ]
 

@@ -156,6 +156,10 @@ class App:
             raise DeclarationError(f"compat={compat!r}", advice='Give "sane" or "debezium".')
         if properties is not None and compat != "debezium":
             raise DeclarationError("properties=… are of Debezium's connector", advice='Give compat="debezium" too.')
+        if properties:
+            from headrace.formats.transforms.chain import check_chain
+
+            check_chain(properties)
         source = SourcePlan(
             prefix or self.name,
             dsn,
@@ -248,8 +252,10 @@ class App:
     def _connector(self, source: str | Path | Mapping[str, Any] | Configuration, dsn: str | None) -> Database:
         from headrace.capture.debezium.configuration import read_configuration
         from headrace.capture.debezium.options import options_of
+        from headrace.formats.transforms.chain import check_chain
 
         options = options_of(read_configuration(source), dsn=dsn, on_kafka=self.log.startswith("kafka://"))
+        check_chain(dict(options.events))
         _check_database(options.dsn, options.slot)
         plan = SourcePlan(
             options.prefix,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from headrace.capture.debezium import connect, connector, transforms
 from headrace.capture.debezium.configuration import Configuration
 from headrace.capture.debezium.expressions import split_list
+from headrace.capture.debezium.groovy import as_sql
 from headrace.capture.debezium.properties import (
     DEFAULT,
     Component,
@@ -41,6 +42,7 @@ class Line:
         value: as it may be shown; None where the line is of no configuration.
         default: as Debezium or Kafka Connect has it.
         part: the component that it belongs to, in the order in which rows go through it; "" for the connector's own.
+        kind: the type of a component's property.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Line:
     meaning: Meaning
     default: str | None = None
     part: str = ""
+    kind: Kind | None = None
 
     @property
     def state(self) -> State:
@@ -154,7 +157,7 @@ def _on_kafka(line: Line) -> Line:
     if not line.meaning.written or value == (line.default or "").lower():
         return line
     text = "On a Kafka log messages are written as the log's format has them, whatever this says."
-    return Line(line.name, line.value, not_yet(text), line.default, line.part)
+    return replace(line, meaning=not_yet(text))
 
 
 def _told(line: Line) -> str:
@@ -259,15 +262,17 @@ def _component(
     component = next((known for known in group.known if known.is_called(name)), None)
     yield Line(chosen, configuration.shown(chosen) or name, _class_meaning(name, component, group), default, prefix)
     for full in own:
-        yield Line(full, configuration.shown(full), *_sub(configuration, full, prefix, component, group), prefix)
+        meaning, known = _sub(configuration, full, prefix, component, group)
+        default, kind = (None, None) if known is None else (known.default, known.kind)
+        yield Line(full, configuration.shown(full), meaning, default, prefix, kind)
     missing = [
-        known
-        for known in (component.properties if component else ())
-        if known.required and f"{prefix}.{known.name}" not in own
+        required
+        for required in (component.properties if component else ())
+        if required.required and f"{prefix}.{required.name}" not in own
     ]
     yield from (
-        Line(f"{prefix}.{known.name}", "", refused("It is required, and is not there."), known.default, prefix)
-        for known in missing
+        Line(f"{prefix}.{required.name}", "", refused("It is required, and is not there."), required.default, prefix)
+        for required in missing
     )
 
 
@@ -282,8 +287,8 @@ def _class_meaning(name: str, component: Component | None, group: _Group) -> Mea
 
 def _sub(
     configuration: Configuration, full: str, prefix: str, component: Component | None, group: _Group
-) -> tuple[Meaning, str | None]:
-    """Return what a component's property does, and its default."""
+) -> tuple[Meaning, Property | None]:
+    """Return what a component's property does, and what it is."""
     name = full.removeprefix(f"{prefix}.")
     properties = (*group.common, *(component.properties if component else ()))
     known = next((known for known in properties if known.names(name)), None)
@@ -296,7 +301,7 @@ def _sub(
     # What cannot be run is said of the class; its properties only have to be right.
     if not component.meaning.state.runs and meaning == DEFAULT:
         meaning = component.meaning
-    return meaning, known.default
+    return meaning, known
 
 
 def _processors(configuration: Configuration, left: dict[str, str]) -> list[Line]:
@@ -329,7 +334,9 @@ def _beside(configuration: Configuration, line: Line) -> Line:
         meaning = not_yet("On a Kafka log keys are written as values are.")
     if line.name.endswith(".predicate") and line.part:
         meaning = _predicate(configuration, line)
-    return line if meaning is line.meaning else Line(line.name, line.value, meaning, line.default, line.part)
+    if line.name.endswith((".condition", ".topic.expression")) and line.part and meaning.state.runs:
+        meaning = _expression(configuration, line)
+    return line if meaning is line.meaning else replace(line, meaning=meaning)
 
 
 def _alike(configuration: Configuration) -> bool:
@@ -350,9 +357,31 @@ def converter_class(configuration: Configuration, prefix: str) -> str:
 def transform_classes(configuration: Configuration) -> list[str]:
     """Return the full classes of the transforms, in their order."""
     names = [configuration.get(f"transforms.{name}.type") for name in listed(configuration.get("transforms"))]
-    return [
-        next((known.classes[0] for known in transforms.TRANSFORMS if known.is_called(name)), name) for name in names
-    ]
+    return [_full_class(name, transforms.TRANSFORMS) for name in names]
+
+
+def predicate_classes(configuration: Configuration) -> list[str]:
+    """Return the full classes of the predicates, in their order."""
+    names = [configuration.get(f"predicates.{name}.type") for name in listed(configuration.get("predicates"))]
+    return [_full_class(name, transforms.PREDICATES) for name in names]
+
+
+def _full_class(name: str, known: Iterable[Component]) -> str:
+    component = next((component for component in known if component.is_called(name)), None)
+    if component is None:
+        return name
+    # Of two, for keys and values, a name means the one that ends like it.
+    return next((full for full in component.classes if full.endswith(name)), component.classes[0])
+
+
+def _expression(configuration: Configuration, line: Line) -> Meaning:
+    """Return what an expression does; of one in another language, the SQL that takes its place."""
+    language = configuration.get(f"{line.part}.language").lower()
+    if language in ("", "sql"):
+        return line.meaning
+    sql = as_sql(configuration.get(line.name))
+    said = f"In SQL: {sql}" if sql else "Write it in SQL, over before, after, source, op, topic, key, value and header"
+    return refused(f"An expression of {language} is not run. {said}; and language=sql.")
 
 
 def _predicate(configuration: Configuration, line: Line) -> Meaning:

@@ -8,8 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from headrace.capture.debezium.configuration import Configuration, is_secret
-from headrace.capture.debezium.explanation import check, converter_class, explain, find, transform_classes
-from headrace.capture.debezium.expressions import expressions
+from headrace.capture.debezium.explanation import (
+    check,
+    converter_class,
+    explain,
+    find,
+    predicate_classes,
+    transform_classes,
+)
+from headrace.capture.debezium.expressions import expressions, python_expression
 from headrace.capture.debezium.properties import Kind, listed
 from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
@@ -97,17 +104,17 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
-        events=tuple(_events(configuration)),
+        events=tuple(events_of(configuration)),
         messages=messages_of(configuration),
         heartbeat=heartbeat_of(configuration),
     )
 
 
-def _events(configuration: Configuration) -> Iterator[tuple[str, str]]:
+def events_of(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Yield the properties that say how events are written, as their writer takes them."""
     for line in explain(configuration):
         name = line.name
-        wanted = line.meaning.written or name in ("transforms", "value.converter.schemas.enable")
+        wanted = line.meaning.written or name in ("transforms", "predicates", "value.converter.schemas.enable")
         if not wanted or name not in configuration.properties or name in configuration.provided or is_secret(name):
             continue
         value = configuration.get(name)
@@ -116,10 +123,12 @@ def _events(configuration: Configuration) -> Iterator[tuple[str, str]]:
             value = value.lower()
         if known is not None and known.kind is Kind.REGEXES:
             value = _in_python(value)
+        if known is None and line.kind is Kind.REGEX:  # of a transform, or a predicate
+            value = python_expression(value)
         yield name, value
-    names = listed(configuration.get("transforms"))
-    for name, chosen in zip(names, transform_classes(configuration), strict=True):
-        yield f"transforms.{name}.type", chosen
+    for group, classes in (("transforms", transform_classes), ("predicates", predicate_classes)):
+        for name, chosen in zip(listed(configuration.get(group)), classes(configuration), strict=True):
+            yield f"{group}.{name}.type", chosen
 
 
 def _in_python(value: str) -> str:

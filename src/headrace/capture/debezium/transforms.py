@@ -7,6 +7,7 @@ Names and defaults are those of `debezium/debezium` v3.6.1.Final (``debezium-con
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from headrace.capture.debezium.properties import (
     Component,
@@ -26,13 +27,14 @@ _DEBEZIUM = "io.debezium.transforms"
 # Those of every transform.
 COMMON = (
     Property("type", Kind.CLASS, None, done("See the transforms.")),
-    Property("predicate", Kind.TEXT, None, not_yet("A transform is for all rows.")),
-    Property("negate", Kind.BOOLEAN, "false", harmless("It turns a predicate round, which is said for itself.")),
+    Property("predicate", Kind.TEXT, None, written("only records that the predicate chooses go through it.")),
+    Property("negate", Kind.BOOLEAN, "false", written("it turns the predicate round.")),
     Property(
         "plugin.version", Kind.TEXT, None, harmless("It concerns Kafka Connect's worker, which there is none of.")
     ),
 )
 
+# Name, type, default; a name that ends with * is one that has to be there.
 _Row = tuple[str, Kind, str | None]
 _NULLS: _Row = ("replace.null.with.default", Kind.BOOLEAN, "true")
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -53,7 +55,14 @@ _WORDS: dict[str, tuple[str, ...]] = {
 def _properties(meaning: Meaning, rows: Iterable[_Row]) -> tuple[Property, ...]:
     """Return the properties of a transform that all share its fate."""
     return tuple(
-        Property(name, kind, default, meaning, allowed=_WORDS[name] if kind is Kind.WORD else ())
+        Property(
+            name.rstrip("*"),
+            kind,
+            default,
+            meaning,
+            allowed=_WORDS[name.rstrip("*")] if kind is Kind.WORD else (),
+            required=name.endswith("*"),
+        )
         for name, kind, default in rows
     )
 
@@ -68,15 +77,30 @@ def _debezium(path: str, meaning: Meaning, *rows: _Row) -> Component:
     return Component((f"{_DEBEZIUM}.{path}",), meaning, _properties(meaning, rows))
 
 
-_ROWS = not_yet("«stream.where» and «select» of an app filter and choose, and publications leave out rows and columns.")
-_SCRIPT = not_yet('A condition in Groovy or JavaScript is not run; stream.where("…") takes SQL.')
-_ROUTES = not_yet("A table has its topic, <prefix>.<schema>.<table>.")
+def _with(component: Component, *more: Property) -> Component:
+    return replace(component, properties=(*component.properties, *more))
+
+
+def _scripted(name: str, does: str, expression: str) -> Component:
+    """Return a transform of Debezium whose expressions are SQL here."""
+    meaning = written(does)
+    rows = (
+        (f"{expression}*", Kind.TEXT, None),
+        ("topic.regex", Kind.REGEX, None),
+        ("null.handling.mode", Kind.WORD, "keep"),
+    )
+    return _with(_debezium(name, meaning, *rows), _LANGUAGE)
+
+
 _VALUES = not_yet("Values are in the log as PostgreSQL has them.")
-_KEYS = not_yet("A row's key is its table's primary key.")
-_HEADERS = not_yet("Headers are those of the log's format.")
 _SHAPE = not_yet("A row has its table's columns.")
-_OUTBOX = not_yet("An outbox is captured like every other table.")
-_PARTITIONS = not_yet("Rows go to partitions by their key.")
+_LANGUAGE = Property(
+    "language",
+    Kind.TEXT,
+    None,
+    refused("Expressions are SQL here: language=sql, or leave it out."),
+    {"sql": written("expressions are SQL, over before, after, source, op, topic, key, value and header.")},
+)
 
 _FLATTEN = Component(
     (f"{_DEBEZIUM}.ExtractNewRecordState",),
@@ -96,10 +120,15 @@ _FLATTEN = Component(
         Property("add.fields.prefix", Kind.TEXT, "__", written("it stands before their names.")),
         Property("add.headers", Kind.LIST, None, written("these are headers.")),
         Property("add.headers.prefix", Kind.TEXT, "__", written("it stands before their names.")),
-        Property("route.by.field", Kind.TEXT, None, _ROUTES),
-        Property("drop.fields.header.name", Kind.TEXT, None, _SHAPE),
-        Property("drop.fields.from.key", Kind.BOOLEAN, "false", _SHAPE),
-        Property("drop.fields.keep.schema.compatible", Kind.BOOLEAN, "true", harmless("It concerns drop.fields.….")),
+        Property("route.by.field", Kind.TEXT, None, written("the topic is what the row's field says.")),
+        Property("drop.fields.header.name", Kind.TEXT, None, written("fields that this header lists are left out.")),
+        Property("drop.fields.from.key", Kind.BOOLEAN, "false", written("they are left out of the key, too.")),
+        Property(
+            "drop.fields.keep.schema.compatible",
+            Kind.BOOLEAN,
+            "true",
+            written("only fields that may be null are left out, unless it is false."),
+        ),
         Property(
             "replace.null.with.default",
             Kind.BOOLEAN,
@@ -125,32 +154,18 @@ DEBEZIUM = (
     _FLATTEN,
     _debezium(
         "ExtractChangedRecordState",
-        _HEADERS,
+        written("headers name the fields that an update changed, and the others."),
         ("header.changed.name", Kind.TEXT, None),
         ("header.unchanged.name", Kind.TEXT, None),
     ),
     _debezium("ExtractSchemaToNewRecord", _SHAPE),
-    _debezium(
-        "Filter",
-        _SCRIPT,
-        ("language", Kind.TEXT, None),
-        ("condition", Kind.TEXT, None),
-        ("topic.regex", Kind.REGEX, None),
-        ("null.handling.mode", Kind.WORD, "keep"),
-    ),
-    _debezium(
-        "ContentBasedRouter",
-        _SCRIPT,
-        ("language", Kind.TEXT, None),
-        ("topic.expression", Kind.TEXT, None),
-        ("topic.regex", Kind.REGEX, None),
-        ("null.handling.mode", Kind.WORD, "keep"),
-    ),
+    _scripted("Filter", "records are kept for which the condition, in SQL, is true.", "condition"),
+    _scripted("ContentBasedRouter", "the topic is what the expression, in SQL, says.", "topic.expression"),
     _debezium(
         "ByLogicalTableRouter",
-        _ROUTES,
-        ("topic.regex", Kind.REGEX, None),
-        ("topic.replacement", Kind.TEXT, None),
+        written("several tables' events go to one topic, with the table in their keys."),
+        ("topic.regex*", Kind.REGEX, None),
+        ("topic.replacement*", Kind.TEXT, None),
         ("key.enforce.uniqueness", Kind.BOOLEAN, "true"),
         ("key.field.regex", Kind.REGEX, None),
         ("key.field.name", Kind.TEXT, "__dbz__physicalTableIdentifier"),
@@ -160,7 +175,7 @@ DEBEZIUM = (
     ),
     _debezium(
         "outbox.EventRouter",
-        _OUTBOX,
+        written("messages of an outbox table go to topics of their own. Nothing is traced."),
         ("table.op.invalid.behavior", Kind.WORD, "warn"),
         ("table.field.event.id", Kind.TEXT, "id"),
         ("table.field.event.key", Kind.TEXT, "aggregateid"),
@@ -182,15 +197,15 @@ DEBEZIUM = (
     ),
     _debezium(
         "partitions.PartitionRouting",
-        _PARTITIONS,
-        ("partition.payload.fields", Kind.LIST, None),
-        ("partition.topic.num", Kind.INTEGER, None),
+        written("the partition, by a hash of fields, stands in the record."),
+        ("partition.payload.fields*", Kind.LIST, None),
+        ("partition.topic.num*", Kind.INTEGER, None),
         ("partition.hash.function", Kind.WORD, "java"),
     ),
     _debezium(
         "TimezoneConverter",
-        _VALUES,
-        ("converted.timezone", Kind.TEXT, None),
+        written("times are moved to another zone."),
+        ("converted.timezone*", Kind.TEXT, None),
         ("include.list", Kind.LIST, None),
         ("exclude.list", Kind.LIST, None),
     ),
@@ -201,12 +216,12 @@ DEBEZIUM = (
     ),
     _debezium(
         "HeaderToValue",
-        _HEADERS,
-        ("headers", Kind.LIST, None),
-        ("fields", Kind.LIST, None),
-        ("operation", Kind.WORD, None),
+        written("headers are copied or moved into fields."),
+        ("headers*", Kind.LIST, None),
+        ("fields*", Kind.LIST, None),
+        ("operation*", Kind.WORD, None),
     ),
-    _debezium("VectorToJsonConverter", _VALUES),
+    _debezium("VectorToJsonConverter", written("pgvector's values are JSON texts.")),
     _debezium("SwapGeometryCoordinates", _VALUES, ("srids", Kind.TEXT, None)),
     _debezium("GeometryFormatTransformer", _VALUES, ("format", Kind.WORD, "wkb")),
     _debezium(
@@ -226,11 +241,8 @@ DEBEZIUM = (
     _debezium("openlineage.OpenLineage", refused("OpenLineage events are not sent. Leave it out.")),
     Component(
         ("io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent",),
-        not_yet("The content of messages stays as it is."),
-        _properties(
-            not_yet("The content of messages stays as it is."),
-            [("fields.null.include", Kind.BOOLEAN, "false")],
-        ),
+        written("a logical message whose content is JSON becomes an event, which the outbox's router takes."),
+        _properties(written("fields that are null are there, too."), [("fields.null.include", Kind.BOOLEAN, "false")]),
     ),
     Component(
         ("io.debezium.connector.postgresql.transforms.timescaledb.TimescaleDb",),
@@ -247,37 +259,68 @@ DEBEZIUM = (
 )
 
 KAFKA = (
-    _kafka("Cast", _VALUES, ("spec", Kind.LIST, None), _NULLS),
-    _kafka("DropHeaders", _HEADERS, ("headers", Kind.LIST, None), sides=False),
-    _kafka("ExtractField", _SHAPE, ("field", Kind.TEXT, None), ("field.syntax.version", Kind.WORD, "v1"), _NULLS),
-    _kafka("Filter", _ROWS, sides=False),
-    _kafka("Flatten", _SHAPE, ("delimiter", Kind.TEXT, ".")),
+    _kafka("Cast", written("fields have other types."), ("spec*", Kind.LIST, None), _NULLS),
+    _kafka("DropHeaders", written("headers are left out."), ("headers*", Kind.LIST, None), sides=False),
+    _kafka(
+        "ExtractField",
+        written("of the key or the value one field is left."),
+        ("field*", Kind.TEXT, None),
+        ("field.syntax.version", Kind.WORD, "v1"),
+        _NULLS,
+    ),
+    _kafka("Filter", written("records that its predicate chooses are left out."), sides=False),
+    _kafka("Flatten", written("fields of structs stand beside the others."), ("delimiter", Kind.TEXT, ".")),
     _kafka(
         "HeaderFrom",
-        _HEADERS,
-        ("fields", Kind.LIST, None),
-        ("headers", Kind.LIST, None),
-        ("operation", Kind.WORD, None),
+        written("fields are copied or moved into headers."),
+        ("fields*", Kind.LIST, None),
+        ("headers*", Kind.LIST, None),
+        ("operation*", Kind.WORD, None),
         _NULLS,
     ),
-    _kafka("HoistField", _SHAPE, ("field", Kind.TEXT, None)),
+    _kafka("HoistField", written("the key or the value stands in a field."), ("field*", Kind.TEXT, None)),
+    _with(
+        _kafka(
+            "InsertField",
+            written("fields are added. A captured record has no partition and no timestamp of its own."),
+            ("topic.field", Kind.TEXT, None),
+            ("partition.field", Kind.TEXT, None),
+            ("timestamp.field", Kind.TEXT, None),
+            ("static.field", Kind.TEXT, None),
+            ("static.value", Kind.TEXT, None),
+            _NULLS,
+        ),
+        Property(
+            "offset.field",
+            Kind.TEXT,
+            None,
+            refused("Only what reads Kafka knows offsets; Kafka Connect fails on each record here, too. Leave it out."),
+        ),
+    ),
     _kafka(
-        "InsertField",
-        _SHAPE,
-        ("topic.field", Kind.TEXT, None),
-        ("partition.field", Kind.TEXT, None),
-        ("offset.field", Kind.TEXT, None),
-        ("timestamp.field", Kind.TEXT, None),
-        ("static.field", Kind.TEXT, None),
-        ("static.value", Kind.TEXT, None),
+        "InsertHeader",
+        written("a header is added."),
+        ("header*", Kind.TEXT, None),
+        ("value.literal*", Kind.TEXT, None),
+        sides=False,
+    ),
+    _kafka(
+        "MaskField",
+        written("fields are empty, or hold the replacement."),
+        ("fields*", Kind.LIST, None),
+        ("replacement", Kind.TEXT, None),
         _NULLS,
     ),
-    _kafka("InsertHeader", _HEADERS, ("header", Kind.TEXT, None), ("value.literal", Kind.TEXT, None), sides=False),
-    _kafka("MaskField", _VALUES, ("fields", Kind.LIST, None), ("replacement", Kind.TEXT, None), _NULLS),
-    _kafka("RegexRouter", _ROUTES, ("regex", Kind.REGEX, None), ("replacement", Kind.TEXT, None), sides=False),
+    _kafka(
+        "RegexRouter",
+        written("the topic has another name."),
+        ("regex*", Kind.REGEX, None),
+        ("replacement*", Kind.TEXT, None),
+        sides=False,
+    ),
     _kafka(
         "ReplaceField",
-        _SHAPE,
+        written("fields are left out, or have other names."),
         ("include", Kind.LIST, None),
         ("exclude", Kind.LIST, None),
         ("whitelist", Kind.LIST, None),
@@ -287,41 +330,51 @@ KAFKA = (
     ),
     _kafka(
         "SetSchemaMetadata",
-        _SHAPE,
+        written("the schema has another name, or version."),
         ("schema.name", Kind.TEXT, None),
         ("schema.version", Kind.INTEGER, None),
         _NULLS,
     ),
     _kafka(
         "TimestampConverter",
-        _VALUES,
+        written("times have another type."),
         ("field", Kind.TEXT, None),
-        ("target.type", Kind.WORD, None),
+        ("target.type*", Kind.WORD, None),
         ("format", Kind.TEXT, None),
         ("unix.precision", Kind.WORD, "milliseconds"),
-        ("field.syntax.version", Kind.WORD, "v1"),
         _NULLS,
     ),
     _kafka(
         "TimestampRouter",
-        _ROUTES,
+        written(
+            "the topic has the record's time in its name. Debezium's events have none, and are refused, as by Kafka "
+            "Connect; those of the outbox's router have one."
+        ),
         ("topic.format", Kind.TEXT, "${topic}-${timestamp}"),
         ("timestamp.format", Kind.TEXT, "yyyyMMdd"),
         sides=False,
     ),
-    _kafka("ValueToKey", _KEYS, ("fields", Kind.LIST, None), _NULLS, sides=False),
+    _kafka(
+        "ValueToKey",
+        written("the key is made of fields of the value."),
+        ("fields*", Kind.LIST, None),
+        _NULLS,
+        sides=False,
+    ),
 )
 
 TRANSFORMS = (*DEBEZIUM, *KAFKA)
 
-_PREDICATE = not_yet("A transform is for all rows.")
+_PREDICATE = written("it chooses records for the transforms that name it.")
 PREDICATES = (
     Component(
         (f"{_KAFKA}.predicates.TopicNameMatches",),
         _PREDICATE,
-        _properties(_PREDICATE, [("pattern", Kind.REGEX, None)]),
+        _properties(_PREDICATE, [("pattern*", Kind.REGEX, None)]),
     ),
-    Component((f"{_KAFKA}.predicates.HasHeaderKey",), _PREDICATE, _properties(_PREDICATE, [("name", Kind.TEXT, None)])),
+    Component(
+        (f"{_KAFKA}.predicates.HasHeaderKey",), _PREDICATE, _properties(_PREDICATE, [("name*", Kind.TEXT, None)])
+    ),
     Component((f"{_KAFKA}.predicates.RecordIsTombstone",), _PREDICATE),
 )
 

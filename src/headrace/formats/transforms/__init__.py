@@ -1,0 +1,1 @@
+"""Single message transforms of Kafka Connect and Debezium, by their names, on whole batches of records."""

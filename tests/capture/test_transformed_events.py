@@ -1,0 +1,145 @@
+"""Events of a captured database go through a connector's transforms on their way out, whole batches at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.databases import Database, fresh_database
+from tests.serve.client import headrace
+
+import headrace as hr
+from headrace.errors import DeclarationError
+from headrace.formats.debezium_writer import EventOptions
+from headrace.inspect.debezium import event_lines
+from headrace.log import open_log
+from headrace.testing.servers import PostgresServer
+
+KAFKA, DEBEZIUM = "org.apache.kafka.connect.transforms.", "io.debezium.transforms."
+CHAIN = {
+    "transforms": "only,unwrap,mask,number,route",
+    "transforms.only.type": f"{DEBEZIUM}Filter",
+    "transforms.only.condition": "coalesce(after.n, before.n) % 2 = 0",
+    "transforms.only.topic.regex": ".*goods",
+    "transforms.unwrap.type": f"{DEBEZIUM}ExtractNewRecordState",
+    "transforms.unwrap.add.fields": "op",
+    "transforms.mask.type": f"{KAFKA}MaskField$Value",
+    "transforms.mask.fields": "secret",
+    "transforms.mask.predicate": "gone",
+    "transforms.mask.negate": "true",
+    "predicates": "gone",
+    "predicates.gone.type": f"{KAFKA}predicates.RecordIsTombstone",
+    "transforms.number.type": f"{KAFKA}Cast$Value",
+    "transforms.number.spec": "code:int32",
+    "transforms.route.type": f"{KAFKA}RegexRouter",
+    "transforms.route.regex": r"shop\.public\.(.*)",
+    "transforms.route.replacement": "all-$1",
+}
+
+
+@pytest.fixture(scope="module")
+def log(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Rows of a table and of an outbox, some read and some streamed."""
+    path = tmp_path_factory.mktemp("transformed") / "shop.headrace"
+    with fresh_database(server, "transformed") as database:
+        fill(database, path)
+        yield path
+
+
+def fill(database: Database, path: Path) -> None:
+    database.execute("CREATE TABLE goods (id int PRIMARY KEY, n int, secret text, code text DEFAULT '0')")
+    database.execute("CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype text, aggregateid text, payload jsonb)")
+    database.execute("ALTER TABLE goods REPLICA IDENTITY FULL")
+    database.execute("INSERT INTO goods SELECT i, i, 'x' || i, i::text FROM generate_series(1, 4) i")
+    app = hr.App("shop", log=str(path))
+    app.postgres(database.dsn, tables=r"public\..*", compat="debezium", properties=CHAIN)
+    with app.start() as running:
+        running.wait(60)
+        database.execute("UPDATE goods SET code = 'zé\"' WHERE id = 2")
+        database.execute("UPDATE goods SET id = 10 WHERE id = 4")
+        database.execute("INSERT INTO goods VALUES (5, 6, NULL, NULL), (6, 7, '', '7')")
+        database.execute("DELETE FROM goods WHERE id = 10")
+        database.execute(
+            "INSERT INTO outbox VALUES ('00000000-0000-0000-0000-000000000001', 'order', 'k', '{\"a\": [1, 2.5]}')"
+        )
+        running.wait(60)
+
+
+def lines(log: Path, properties: dict[str, str], *, schemas: bool = False) -> tuple[list[Any], list[str]]:
+    said: list[str] = []
+    with contextlib.closing(open_log(str(log), writer=False)) as held:
+        options = EventOptions.of(properties, schemas=schemas)
+        return [json.loads(line) for line in event_lines(held, options=options, report=said.append)], said
+
+
+def test_a_chain_and_a_record_that_fails(log: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a transform cannot take is said on standard error, and the others go on."""
+    command = ("topics", "cat", "--log", str(log), "--format", "debezium-json")
+    done = headrace(capfd, *command, "--all")
+    found = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
+    goods = [(line["key"], line["value"]) for line in found if line["topic"] == "all-goods"]
+    assert goods == [
+        ({"id": 2}, {"id": 2, "n": 2, "secret": "", "code": 2, "__op": "r"}),
+        ({"id": 4}, {"id": 4, "n": 4, "secret": "", "code": 4, "__op": "r"}),
+        ({"id": 4}, None),
+        ({"id": 10}, {"id": 10, "n": 4, "secret": "", "code": 4, "__op": "c"}),
+        ({"id": 5}, {"id": 5, "n": 6, "secret": None, "code": 0, "__op": "c"}),
+        ({"id": 10}, None),
+    ]
+    assert 'transforms.number: Value (zé") was out of range' in done.stderr
+    # A topic's name is the one that events come to.
+    alone = headrace(capfd, *command[:2], "all-goods", *command[2:])
+    assert alone.stdout.split("\n")[:-1] == [line for line in done.stdout.split("\n") if '"all-goods"' in line]
+
+
+def test_columns_and_lines_give_the_same(log: Path) -> None:
+    """Transaction metadata is put into lines, which are parsed for the transforms."""
+    chain = {name: value for name, value in CHAIN.items() if not name.startswith("transforms.only")}
+    chain["transforms"] = "unwrap,mask,number,route"
+    plain, said = lines(log, chain, schemas=True)
+    told, said_again = lines(log, {**chain, "provide.transaction.metadata": "true"}, schemas=True)
+    assert [line for line in told if line["topic"] != "shop.transaction"] == plain
+    assert len(plain) == 10
+    assert said == said_again
+    with_block = {
+        **chain,
+        "provide.transaction.metadata": "true",
+        "transforms.unwrap.add.fields": "transaction.total_order",
+    }
+    found, _ = lines(log, with_block)
+    orders = [line["value"]["__transaction_total_order"] for line in found if line["topic"] == "all-outbox"]
+    assert orders == [1]
+
+
+def test_an_outbox(log: Path) -> None:
+    properties = {
+        "transforms": "outbox",
+        "transforms.outbox.type": f"{DEBEZIUM}outbox.EventRouter",
+        "transforms.outbox.table.expand.json.payload": "true",
+        "transforms.outbox.predicate": "it",
+        "predicates": "it",
+        "predicates.it.type": f"{KAFKA}predicates.TopicNameMatches",
+        "predicates.it.pattern": r".*\.outbox",
+    }
+    found, said = lines(log, properties)
+    # An array of an integer and a number is no array of one type: the payload stays a text.
+    assert (found[-1], said) == (
+        {
+            "topic": "outbox.event.order",
+            "key": "k",
+            "value": '{"a": [1, 2.5]}',
+            "headers": [["id", "00000000-0000-0000-0000-000000000001"]],
+        },
+        [],
+    )
+
+
+def test_a_mistake_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    app = hr.App("shop", log=str(tmp_path / "x.headrace"))
+    wrong = {**CHAIN, "transforms.number.spec": "code:date", "transforms.only.condition": "after.id ="}
+    with pytest.raises(DeclarationError, match=r"(?s)transforms.only: .*no SQL.*transforms.number: Invalid type"):
+        app.postgres("postgresql://x/y", tables="a.b", compat="debezium", properties=wrong)
