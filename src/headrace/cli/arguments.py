@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -37,6 +37,14 @@ LogOption = Annotated[
         "--log",
         envvar="HEADRACE_LOG",
         help="The log's file, kafka://host:port or kafka://host:port/NAME; the only *.headrace here if left out.",
+    ),
+]
+OnGapOption = Annotated[
+    Literal["fail", "snapshot", "accept"] | None,
+    typer.Option(
+        "--on-gap",
+        help="Where the slot has lost rows that the log does not have: fail; snapshot, read the tables anew and append "
+        "what differs; accept, go on without them.",
     ),
 ]
 StartTimeoutOption = Annotated[

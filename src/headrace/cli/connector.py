@@ -12,7 +12,7 @@ import typer
 
 from headrace.capture.debezium.configuration import Configuration, read_configuration
 from headrace.capture.debezium.explanation import Line, everything, explain
-from headrace.cli.arguments import START_SECONDS, JsonOption, StartTimeoutOption, WideOption, properties
+from headrace.cli.arguments import START_SECONDS, JsonOption, OnGapOption, StartTimeoutOption, WideOption, properties
 from headrace.cli.console import DrawnLine, print_table, report, running_line, talk
 from headrace.cli.events import as_lines, tell, with_events
 from headrace.engines.contract import RunningPipeline
@@ -53,6 +53,7 @@ def capture_run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    on_gap: OnGapOption = None,
     start_timeout: StartTimeoutOption = START_SECONDS,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,7 +75,7 @@ def capture_run(
     started: list[RunningPipeline] = []
 
     def start() -> RunningPipeline:
-        started.append(pipeline.start(take_over=take_over))
+        started.append(pipeline.start(take_over=take_over, on_gap=on_gap))
         return started[-1]
 
     rows: dict[str, int] = {}

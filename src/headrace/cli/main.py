@@ -21,6 +21,7 @@ from headrace.cli.arguments import (
     START_SECONDS,
     JsonOption,
     LogOption,
+    OnGapOption,
     StartTimeoutOption,
     WideOption,
     load_app,
@@ -152,6 +153,7 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    on_gap: OnGapOption = None,
     ui: Annotated[
         bool, typer.Option("--ui", help="Show the dashboard, at http://127.0.0.1:8080/ui/ or on the next free port.")
     ] = False,
@@ -197,6 +199,7 @@ def run(
                 only=only,
                 ui=ui,
                 take_over=take_over,
+                on_gap=on_gap,
                 workers=workers,
             )
         )

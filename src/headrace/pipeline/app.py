@@ -114,6 +114,8 @@ class App:
         allow_failing_updates: bool = False,
         compat: Literal["sane", "debezium"] = "sane",
         properties: Mapping[str, str] | None = None,
+        failover: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] = "fail",
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -131,6 +133,12 @@ class App:
                 ``headrace topics cat --format debezium-json`` writes them; and, as Debezium, it captures tables without
                 a usable replica identity.
             properties: of Debezium's connector, which change how those events are written.
+            failover: make the slot so that standbys keep it too, and the capture goes on, each row once, when one of
+                them is promoted (PostgreSQL 17); name all of them in the connection string
+                (``host=a,b target_session_attrs=read-write``).
+            on_gap: what a start does where the slot has lost rows that the log does not have (it was dropped or
+                invalidated, made again or advanced by hand; another server is there): ``"fail"``; ``"snapshot"`` reads
+                the tables anew and appends what differs; ``"accept"`` goes on without those rows, and the log says so.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -155,6 +163,8 @@ class App:
             snapshot,
             allow_failing_updates or compat == "debezium",
             debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
+            failover=failover,
+            on_gap=on_gap,
         )
         self._check_source(source, format)
         self._declared.sources.append(source)
@@ -249,6 +259,7 @@ class App:
             allow_failing_updates=True,  # as Debezium does
             debezium=options.events,
             makes_publication=options.makes_publication,
+            failover=options.failover,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:
@@ -369,6 +380,7 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
         workers: int = 1,
     ) -> Running: ...
 
@@ -384,6 +396,7 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
         workers: int = 1,
     ) -> RunningPipeline: ...
 
@@ -398,6 +411,7 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
         workers: int = 1,
     ) -> RunningPipeline:
         """Run in the background: ``with app.start() as running: …``.
@@ -415,6 +429,7 @@ class App:
                 one, where neither ``HEADRACE_SERVE_PORT`` nor ``serve`` says another.
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
+            on_gap: what to do where a slot has lost rows, in place of what `postgres` was told.
             workers: processes that expensive models predict and train in, beside this one; on Flink the parallelism.
                 The bits stay the same.
 
@@ -437,6 +452,7 @@ class App:
             serve=serve,
             ui=ui,
             take_over=take_over,
+            on_gap=on_gap,
             workers=workers,
             log=self._declared.open_log,
             on_status=self._say_starting,
@@ -461,6 +477,7 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
         workers: int = 1,
         strict: bool = False,
     ) -> None:
@@ -481,6 +498,7 @@ class App:
             serve: predict over HTTP too; see `start`.
             ui: show the dashboard; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
+            on_gap: what to do where a slot has lost rows; see `postgres`.
             workers: processes for expensive models, or Flink's parallelism; see `start`.
             strict: end in an error where rows have gone to dead letters since the start.
 
@@ -503,6 +521,7 @@ class App:
                 serve=serve,
                 ui=ui,
                 take_over=take_over,
+                on_gap=on_gap,
                 workers=workers,
             ),
             lambda: self.running,

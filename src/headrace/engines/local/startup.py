@@ -107,7 +107,7 @@ def _start(
         starting.read(table, rows, estimated)
         settings.on_status(f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows")
 
-    captured = databases(plan, on_progress, take_over=settings.take_over)
+    captured = databases(plan, on_progress, take_over=settings.take_over, on_gap=settings.on_gap)
     circles = Circles(plan, captured)
     codec = codec_for(plan.formats)
     checked: Checked | None = None
