@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,7 +18,18 @@ from headrace.capture.postgres.source import PostgresSource
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.position import Lsn
-from headrace.testing.servers import PostgresServer
+from headrace.testing.servers import PostgresServer, postgres
+
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
+
+
+@pytest.fixture(scope="session")
+def debian() -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL 15 with the contrib extensions; skips where it is not installed."""
+    if not (DEBIAN / "initdb").exists():
+        pytest.skip("postgresql-15 of Debian is not installed")
+    with postgres(settings={"fsync": "off", "full_page_writes": "off"}, binaries=DEBIAN) as running:
+        yield running
 
 
 class CapturedDatabase(Database):
