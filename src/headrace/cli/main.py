@@ -21,12 +21,14 @@ from headrace.cli.arguments import (
     START_SECONDS,
     JsonOption,
     LogOption,
+    MetricsOption,
     OnGapOption,
     StartTimeoutOption,
     WideOption,
     load_app,
     location,
     looking,
+    metrics_place,
     properties,
     reading,
 )
@@ -154,6 +156,7 @@ def run(
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
     on_gap: OnGapOption = None,
+    metrics: MetricsOption = None,
     ui: Annotated[
         bool, typer.Option("--ui", help="Show the dashboard, at http://127.0.0.1:8080/ui/ or on the next free port.")
     ] = False,
@@ -187,7 +190,7 @@ def run(
     live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
     models: list[dict[str, Any]] = []
     started: list[RunningPipeline] = []
-    chosen = properties(conf)
+    chosen, served_at = properties(conf), metrics_place(metrics)
 
     def start() -> RunningPipeline:
         started.append(
@@ -200,6 +203,7 @@ def run(
                 ui=ui,
                 take_over=take_over,
                 on_gap=on_gap,
+                metrics=served_at,
                 workers=workers,
             )
         )

@@ -381,6 +381,7 @@ class App:
         ui: bool | ServeSettings = False,
         take_over: bool = False,
         on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
     ) -> Running: ...
 
@@ -397,6 +398,7 @@ class App:
         ui: bool | ServeSettings = False,
         take_over: bool = False,
         on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
     ) -> RunningPipeline: ...
 
@@ -412,6 +414,7 @@ class App:
         ui: bool | ServeSettings = False,
         take_over: bool = False,
         on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
     ) -> RunningPipeline:
         """Run in the background: ``with app.start() as running: …``.
@@ -430,6 +433,8 @@ class App:
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
             on_gap: what to do where a slot has lost rows, in place of what `postgres` was told.
+            metrics: host and port at which ``/metrics`` is served for Prometheus, from before the first snapshot on,
+                without a server; anybody who can reach it may read it.
             workers: processes that expensive models predict and train in, beside this one; on Flink the parallelism.
                 The bits stay the same.
 
@@ -454,6 +459,7 @@ class App:
             take_over=take_over,
             on_gap=on_gap,
             workers=workers,
+            metrics=metrics,
             log=self._declared.open_log,
             on_status=self._say_starting,
         )
@@ -478,6 +484,7 @@ class App:
         ui: bool | ServeSettings = False,
         take_over: bool = False,
         on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
         strict: bool = False,
     ) -> None:
@@ -499,6 +506,7 @@ class App:
             ui: show the dashboard; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
             on_gap: what to do where a slot has lost rows; see `postgres`.
+            metrics: where ``/metrics`` is served; see `start`.
             workers: processes for expensive models, or Flink's parallelism; see `start`.
             strict: end in an error where rows have gone to dead letters since the start.
 
@@ -522,6 +530,7 @@ class App:
                 ui=ui,
                 take_over=take_over,
                 on_gap=on_gap,
+                metrics=metrics,
                 workers=workers,
             ),
             lambda: self.running,

@@ -131,7 +131,9 @@ class PostgresSource:
         clock: Clock | None = None,
     ) -> None:
         self.name = prefix
-        self.traits: SourceTraits[Lsn] = SourceTraits(parse_position=Lsn.parse, measure_lag=self.measure_lag)
+        self.traits: SourceTraits[Lsn] = SourceTraits(
+            parse_position=Lsn.parse, measure=self.measure, measure_lag=self.measure_lag
+        )
         derived = slot_binding.derived_name(app, prefix)
         server = Server(dsn, f"headrace {app}")
         self._reporter = WaitReporter(server, lambda: "" if self._startup.reading else f"{prefix}: {self.status}")
@@ -154,9 +156,15 @@ class PostgresSource:
             failover=failover,
         )
         self._on_gap = on_gap
-        self._startup = Startup(self._declared, on_progress)
-        self._on_progress = on_progress
-        self._joins = Joins(0, on_progress)
+        self._read_rows: dict[str, int] = {}
+
+        def noted(table: str, rows: int, estimated: int) -> None:
+            self._read_rows[table] = rows
+            on_progress(table, rows, estimated)
+
+        self._on_progress = noted
+        self._startup = Startup(self._declared, self._on_progress)
+        self._joins = Joins(0, self._on_progress)
         self._max_open_rows = max_open_rows
         self._clock = clock or SystemClock()
         self._wake = Wake()
@@ -619,6 +627,14 @@ class PostgresSource:
         if self._short_of is None or (self._looked and not self._joins.pending):
             return self._received
         return Lsn(min(self._received, self._short_of - 1))
+
+    def measure(self) -> list[Measurement]:
+        """Return what was received since the start, and what snapshots have read of each table."""
+        about = "Rows that snapshots have read since the start"
+        return [
+            Measurement("bytes", "Bytes of changes received since the start", float(self._connection.bytes)),
+            *(Measurement("snapshot_rows", about, float(rows), table) for table, rows in list(self._read_rows.items())),
+        ]
 
     def measure_lag(self) -> list[Measurement]:
         """Ask how far the log is behind the server, and how much WAL the slot keeps; nothing while it is away."""
