@@ -6,12 +6,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from tests.databases import Database
+from tests.databases import Database, debian_binaries
 
 from headrace.capture.base import Piece, Waker
 from headrace.capture.postgres.source import PostgresSource
@@ -20,15 +19,11 @@ from headrace.log.memory import MemoryLog
 from headrace.position import Lsn
 from headrace.testing.servers import PostgresServer, postgres
 
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
-
 
 @pytest.fixture(scope="session")
 def debian() -> Iterator[PostgresServer]:
     """Debian's PostgreSQL 15 with the contrib extensions; skips where it is not installed."""
-    if not (DEBIAN / "initdb").exists():
-        pytest.skip("postgresql-15 of Debian is not installed")
-    with postgres(settings={"fsync": "off", "full_page_writes": "off"}, binaries=DEBIAN) as running:
+    with postgres(settings={"fsync": "off", "full_page_writes": "off"}, binaries=debian_binaries()) as running:
         yield running
 
 

@@ -143,9 +143,7 @@ def _start(
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
-        started: list[Running] = []
-        metrics = _metrics(engine, settings, started)
-        undo.callback(metrics)
+        undo.callback(metrics := _metrics(engine, settings, started := []))
         ends = {topic: info.end for topic, info in log.topics().items()}
         with starting.beside(file_of(log, FILE)):
             for source in sources:
