@@ -6,11 +6,23 @@ import contextlib
 import re
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+import pytest
 
 from headrace.testing.servers import PostgresServer
+
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
+"""Debian's PostgreSQL 15, where it is installed: with contrib extensions and TLS, which the embedded one has not."""
+
+
+def debian_binaries() -> Path:
+    """Return where it is; the tests that ask for it skip where it is not."""
+    if not (DEBIAN / "initdb").exists():
+        pytest.skip("postgresql-15 of Debian is not installed")
+    return DEBIAN
 
 
 class Database:

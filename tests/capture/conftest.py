@@ -10,14 +10,21 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.databases import Database
+from tests.databases import Database, debian_binaries
 
 from headrace.capture.base import Piece, Waker
 from headrace.capture.postgres.source import PostgresSource
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.position import Lsn
-from headrace.testing.servers import PostgresServer
+from headrace.testing.servers import PostgresServer, postgres
+
+
+@pytest.fixture(scope="session")
+def debian() -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL 15 with the contrib extensions; skips where it is not installed."""
+    with postgres(settings={"fsync": "off", "full_page_writes": "off"}, binaries=debian_binaries()) as running:
+        yield running
 
 
 class CapturedDatabase(Database):

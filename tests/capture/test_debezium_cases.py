@@ -11,8 +11,6 @@ from tests.capture.debezium_cases import FORMS, SHIPPED, Case, Step, names, reco
 from tests.databases import Database, fresh_database
 from tests.serve.client import headrace
 
-from headrace.testing.servers import PostgresServer
-
 # What does not hold yet, or is not meant to.
 DIFFERENT = {
     "38_schema_change": "a table that is made while the capture runs does not join it yet",
@@ -21,20 +19,20 @@ DIFFERENT = {
     "57_domain_over_enum": "Debezium cannot start; here the table is captured",
     "61_case_duplicate_columns": "Debezium refuses the table; here it is captured",
 }
+# They need extensions that the embedded server does not have.
 CONTRIB = ("58_contrib_types", "59_contrib_hstore_map")
 
 
 @pytest.fixture
-def empty(server: PostgresServer) -> Iterator[Database]:
-    """A database without any table."""
-    with fresh_database(server, "case") as made:
+def empty(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database without any table, on a server that has the case's extensions."""
+    name = request.node.callspec.params["name"] if hasattr(request.node, "callspec") else ""
+    with fresh_database(request.getfixturevalue("debian" if name in CONTRIB else "server"), "case") as made:
         yield made
 
 
 def _case(name: str) -> object:
     marks = [] if name in SHIPPED else [pytest.mark.slow]
-    if name in CONTRIB:
-        marks.append(pytest.mark.skip(reason="needs extensions that the embedded server does not have"))
     if name in DIFFERENT:
         marks.append(pytest.mark.xfail(strict=True, reason=DIFFERENT[name]))
     return pytest.param(name, marks=marks)

@@ -304,7 +304,7 @@ def test_slot_was_invalidated() -> None:
         database.execute("INSERT INTO t VALUES (1, 1)")
         known = SourceRecord.load(log, "postgres")
         assert known is not None
-        resync = Resync(database.source(), known, lambda *_: None)
+        resync = Resync(database.source().declared, known, lambda *_: None)
         resync.open(log, lambda: False)
         assert [compared.counts.inserted for compared in resync.compared] == [1]
         database.source().check(log)

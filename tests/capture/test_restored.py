@@ -127,7 +127,7 @@ def test_an_older_copy_is_refused_when_it_runs_and_when_it_starts(database: Rest
     # A resync finds what the other history had and this one has not, and goes on in this one.
     known = SourceRecord.load(log, "postgres")
     assert known is not None
-    resync = Resync(database.source(), known, lambda *_: None)
+    resync = Resync(database.source().declared, known, lambda *_: None)
     resync.check(log)
     assert not resync.elsewhere
     resync.open(log, lambda: False)

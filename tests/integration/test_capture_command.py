@@ -186,9 +186,9 @@ def test_explain(connector: Path) -> None:
     values = {line["property"]: line["value"] for line in lines}
     assert (values["database.password"], values["topic.prefix"]) == ("********", "flink")
     assert [line["property"] for line in lines][-3:] == ["key.converter", "value.converter", "transforms.unwrap.type"]
-    stopped = call("capture", "explain", connector, "--set", "slot.failover=true")
+    stopped = call("capture", "explain", connector, "--set", "database.initial.statements=SELECT 1")
     assert stopped.exit_code == 2
-    assert "slot.failover\ttrue\tnot yet\tNot supported yet." in stopped.stdout
+    assert "database.initial.statements\tSELECT 1\t" in stopped.stdout
 
 
 def test_explain_lists_every_property() -> None:

@@ -190,11 +190,12 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One number about a source, under a name of its own, with what it means."""
+    """One number about a source, under a name of its own, with what it means, of one of its tables or of them all."""
 
     name: str
     about: str
     value: float
+    table: str = ""
 
 
 @dataclass(frozen=True)  # no slots: they would forbid `SourceTraits[…](…)`
@@ -206,6 +207,7 @@ class SourceTraits(Generic[P]):
         warnings: what the user should know before it runs.
         cluster: address of the cluster on which the messages lie that its pieces' ``origins`` name; "" for none.
         parse_position: makes a position of what a user names (the LSN of a database); None where nobody can name one.
+        measure: what a database's capture has done since the start; asks nobody; None of other sources.
         measure_lag: how far the log is behind the origin; asks the origin, from any thread; empty while it is away.
     """
 
@@ -213,6 +215,7 @@ class SourceTraits(Generic[P]):
     warnings: tuple[str, ...] = ()
     cluster: str = ""
     parse_position: Callable[[str | int], P] | None = None
+    measure: Callable[[], Sequence[Measurement]] | None = None
     measure_lag: Callable[[], Sequence[Measurement]] | None = None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -37,6 +37,22 @@ LogOption = Annotated[
         "--log",
         envvar="HEADRACE_LOG",
         help="The log's file, kafka://host:port or kafka://host:port/NAME; the only *.headrace here if left out.",
+    ),
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-port",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus there, from the first snapshot on; on this machine only without a host.",
+    ),
+]
+OnGapOption = Annotated[
+    Literal["fail", "snapshot", "accept"] | None,
+    typer.Option(
+        "--on-gap",
+        help="Where the slot has lost rows that the log does not have: fail; snapshot, read the tables anew and append "
+        "what differs; accept, go on without them.",
     ),
 ]
 StartTimeoutOption = Annotated[
@@ -203,3 +219,17 @@ def properties(given: Sequence[str] | None, *, option: str = "--conf") -> dict[s
             raise DeclarationError(f"{option} {name}: this is not NAME=VALUE", advice=f"Write {option} NAME=VALUE.")
         found[name.strip()] = value
     return found
+
+
+def metrics_place(given: str | None) -> tuple[str, int] | None:
+    """Return host and port of ``--metrics-port``.
+
+    >>> metrics_place("9400"), metrics_place("0.0.0.0:9400"), metrics_place("[::1]:9400")
+    (('127.0.0.1', 9400), ('0.0.0.0', 9400), ('::1', 9400))
+    """
+    if given is None:
+        return None
+    host, _, port = given.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        raise typer.BadParameter("--metrics-port is PORT or HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)

@@ -148,6 +148,9 @@ def capture_state(
     rows = [{"table": name, **table.as_dict()} for name, table in found.tables.items()]
     print_table(rows, columns=["table", "topic", "rows", "last_commit", "lag"], title=f"{found.source}: {found.state}")
     behind = "" if found.lag_bytes is None else f", {found.lag_bytes:,} bytes of WAL behind"
+    for gap in found.gaps:
+        done = "the tables were read anew" if gap.handled == "snapshot" else "the log misses what lies between"
+        report(f"{found.source}: gap from {gap.since} to {gap.until}, passed on {gap.at}: {done} ({gap.reason})")
     report(f"{found.source}: {found.text}; everything before {found.lsn} is in the log{behind}")
 
 

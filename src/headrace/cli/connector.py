@@ -15,7 +15,16 @@ from headrace.capture.debezium.configuration import Configuration, read_configur
 from headrace.capture.debezium.explanation import Line, everything, explain
 from headrace.capture.debezium.options import events_of
 from headrace.capture.debezium.properties import refused
-from headrace.cli.arguments import START_SECONDS, JsonOption, StartTimeoutOption, WideOption, properties
+from headrace.cli.arguments import (
+    START_SECONDS,
+    JsonOption,
+    MetricsOption,
+    OnGapOption,
+    StartTimeoutOption,
+    WideOption,
+    metrics_place,
+    properties,
+)
 from headrace.cli.console import DrawnLine, print_table, report, running_line, talk
 from headrace.cli.events import as_lines, tell, with_events
 from headrace.engines.contract import RunningPipeline
@@ -57,6 +66,8 @@ def capture_run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    on_gap: OnGapOption = None,
+    metrics: MetricsOption = None,
     start_timeout: StartTimeoutOption = START_SECONDS,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +89,7 @@ def capture_run(
     started: list[RunningPipeline] = []
 
     def start() -> RunningPipeline:
-        started.append(pipeline.start(take_over=take_over))
+        started.append(pipeline.start(take_over=take_over, on_gap=on_gap, metrics=metrics_place(metrics)))
         return started[-1]
 
     rows: dict[str, int] = {}

@@ -21,11 +21,14 @@ from headrace.cli.arguments import (
     START_SECONDS,
     JsonOption,
     LogOption,
+    MetricsOption,
+    OnGapOption,
     StartTimeoutOption,
     WideOption,
     load_app,
     location,
     looking,
+    metrics_place,
     properties,
     reading,
 )
@@ -152,6 +155,8 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    on_gap: OnGapOption = None,
+    metrics: MetricsOption = None,
     ui: Annotated[
         bool, typer.Option("--ui", help="Show the dashboard, at http://127.0.0.1:8080/ui/ or on the next free port.")
     ] = False,
@@ -185,7 +190,7 @@ def run(
     live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
     models: list[dict[str, Any]] = []
     started: list[RunningPipeline] = []
-    chosen = properties(conf)
+    chosen, served_at = properties(conf), metrics_place(metrics)
 
     def start() -> RunningPipeline:
         started.append(
@@ -197,6 +202,8 @@ def run(
                 only=only,
                 ui=ui,
                 take_over=take_over,
+                on_gap=on_gap,
+                metrics=served_at,
                 workers=workers,
             )
         )

@@ -76,6 +76,8 @@ class RunSettings:
         serve: predict over HTTP too, as these settings say, or (True) the environment.
         ui: serve, and say where the dashboard is. The port is 8080 or the next free one, where nothing says another.
         take_over: take replication slots that belong to another log.
+        metrics: host and port at which numbers about the pipeline are served for Prometheus, without a server.
+        on_gap: what to do where a slot has lost rows that the log does not have, in place of what the plan says.
         workers: processes that predict and train beside this one; none where it is 1. On Flink: its parallelism.
         log: the plan's log where it is open already: it stays open at the end.
         clock: what time it is.
@@ -87,6 +89,8 @@ class RunSettings:
     serve: bool | ServeSettings = False
     ui: bool | ServeSettings = False
     take_over: bool = False
+    on_gap: Literal["fail", "snapshot", "accept"] | None = None
+    metrics: tuple[str, int] | None = None
     workers: int = 1
     log: Log | None = None
     clock: Clock = field(default_factory=SystemClock)

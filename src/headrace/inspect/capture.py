@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from headrace.capture.postgres.drift import Began
+from headrace.capture.postgres.gaps import PassedGap, passed_gaps
 from headrace.capture.postgres.slot_binding import OWNER, SourceRecord, known_sources
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import DeclarationError, near
@@ -50,6 +51,7 @@ class CaptureStatus:
         lsn: everything committed before it is in the log.
         lag_bytes: WAL that the server has written and the log does not hold; None where that is not known.
         text: what it does now, for people.
+        gaps: those that it went on behind; see `headrace.capture.postgres.gaps`.
     """
 
     source: str
@@ -58,6 +60,7 @@ class CaptureStatus:
     tables: dict[str, TableStatus]
     lag_bytes: int | None
     text: str
+    gaps: tuple[PassedGap, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as ``headrace capture status --json`` prints it."""
@@ -67,6 +70,7 @@ class CaptureStatus:
             "tables": {name: table.as_dict() for name, table in self.tables.items()},
             "source": self.source,
             "lag_bytes": self.lag_bytes,
+            "gaps": [gap.as_dict() for gap in self.gaps],
         }
 
 
@@ -109,6 +113,7 @@ def _status(log: Log, source: str, record: SourceRecord | None, status: Status) 
         tables,
         None if lag_bytes is None or not status.runs else int(lag_bytes),
         said[0] if said and status.runs else state,
+        tuple(passed_gaps(log, source)),
     )
 
 

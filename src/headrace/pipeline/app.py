@@ -118,6 +118,8 @@ class App:
         messages: str | Sequence[str] | None = None,
         heartbeat: str | None = None,
         heartbeat_query: str | None = None,
+        failover: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] = "fail",
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -141,6 +143,12 @@ class App:
             heartbeat: how often (``"10s"``) a row says in the topic ``__debezium-heartbeat.<prefix>`` that the capture
                 is there.
             heartbeat_query: SQL that the database runs as often, on a connection of its own; its failure is said.
+            failover: make the slot so that standbys keep it too, and the capture goes on, each row once, when one of
+                them is promoted (PostgreSQL 17); name all of them in the connection string
+                (``host=a,b target_session_attrs=read-write``).
+            on_gap: what a start does where the slot has lost rows that the log does not have (it was dropped or
+                invalidated, made again or advanced by hand; another server is there): ``"fail"``; ``"snapshot"`` reads
+                the tables anew and appends what differs; ``"accept"`` goes on without those rows, and the log says so.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -170,6 +178,8 @@ class App:
             allow_failing_updates or compat == "debezium",
             debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
             messages=_messages(messages, properties or {}, compat),
+            failover=failover,
+            on_gap=on_gap,
         )
         source = _with_heartbeat(source, heartbeat, heartbeat_query, properties or {})
         self._check_source(source, format)
@@ -271,6 +281,7 @@ class App:
             heartbeat_ms=options.heartbeat.interval_ms,
             heartbeat_topic=options.heartbeat.topic,
             heartbeat_query=options.heartbeat.query,
+            failover=options.failover,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:
@@ -391,6 +402,8 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
     ) -> Running: ...
 
@@ -406,6 +419,8 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
     ) -> RunningPipeline: ...
 
@@ -420,6 +435,8 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
     ) -> RunningPipeline:
         """Run in the background: ``with app.start() as running: …``.
@@ -437,6 +454,9 @@ class App:
                 one, where neither ``HEADRACE_SERVE_PORT`` nor ``serve`` says another.
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
+            on_gap: what to do where a slot has lost rows, in place of what `postgres` was told.
+            metrics: host and port at which ``/metrics`` is served for Prometheus, from before the first snapshot on,
+                without a server; anybody who can reach it may read it.
             workers: processes that expensive models predict and train in, beside this one; on Flink the parallelism.
                 The bits stay the same.
 
@@ -459,7 +479,9 @@ class App:
             serve=serve,
             ui=ui,
             take_over=take_over,
+            on_gap=on_gap,
             workers=workers,
+            metrics=metrics,
             log=self._declared.open_log,
             on_status=self._say_starting,
         )
@@ -483,6 +505,8 @@ class App:
         serve: bool | ServeSettings = False,
         ui: bool | ServeSettings = False,
         take_over: bool = False,
+        on_gap: Literal["fail", "snapshot", "accept"] | None = None,
+        metrics: tuple[str, int] | None = None,
         workers: int = 1,
         strict: bool = False,
     ) -> None:
@@ -503,6 +527,8 @@ class App:
             serve: predict over HTTP too; see `start`.
             ui: show the dashboard; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
+            on_gap: what to do where a slot has lost rows; see `postgres`.
+            metrics: where ``/metrics`` is served; see `start`.
             workers: processes for expensive models, or Flink's parallelism; see `start`.
             strict: end in an error where rows have gone to dead letters since the start.
 
@@ -525,6 +551,8 @@ class App:
                 serve=serve,
                 ui=ui,
                 take_over=take_over,
+                on_gap=on_gap,
+                metrics=metrics,
                 workers=workers,
             ),
             lambda: self.running,

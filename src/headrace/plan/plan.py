@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from headrace.errors import DeclarationError, near
 from headrace.formats.topic_formats import Formats
@@ -83,6 +83,10 @@ class SourcePlan:
     heartbeat_topic: str = ""
     heartbeat_query: str = field(default="", repr=False)
     """What the database is asked to do with each."""
+    failover: bool = False
+    """Standbys keep the slot, too."""
+    on_gap: Literal["fail", "snapshot", "accept"] = "fail"
+    """What a start does where the slot has lost rows that the log does not have."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""

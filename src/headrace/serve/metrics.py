@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from headrace.errors import HeadraceError
 from headrace.serve.exchange import Request, Response
 from headrace.serve.models import Gauge
 
@@ -77,6 +78,43 @@ class _Pipeline:
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """For prometheus-client."""
         return self._families.values()
+
+
+class MetricsServer:
+    """Serves ``GET /metrics`` alone, of a pipeline without a server: numbers about it, to everybody who can reach it.
+
+    Args:
+        gauges: gives numbers about the pipeline; asked with every scrape, in a thread.
+
+    Raises:
+        HeadraceError: the address cannot be had.
+    """
+
+    def __init__(self, gauges: Callable[[], list[Gauge]], host: str, port: int) -> None:
+        self._gauges = gauges
+        registry = CollectorRegistry()
+        registry.register(self)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise HeadraceError(
+                f"metrics cannot be served at {host}:{port}: {error.strerror or error}",
+                advice="Choose another --metrics-port.",
+            ) from error
+        self.url = f"http://{host}:{self._server.server_port}/metrics"
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """For prometheus-client, which else asks for numbers that are not there yet."""
+        return ()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """For prometheus-client."""
+        return _Pipeline(self._gauges()).collect()
+
+    def close(self) -> None:
+        """Serve no more; calling it twice is harmless."""
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Scrape:

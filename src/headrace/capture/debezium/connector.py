@@ -127,7 +127,12 @@ REPLICATION = (
         refused("Without its slot a log has a gap. «headrace slots drop» or «headrace down» drops it when you say so."),
         {"false": done("The slot stays where the capture stopped.")},
     ),
-    Property("slot.failover", Kind.BOOLEAN, "false", not_yet("Slots are not made as failover slots.")),
+    Property(
+        "slot.failover",
+        Kind.BOOLEAN,
+        "false",
+        done("The slot is made so that standbys keep it, and one that is there becomes so; from PostgreSQL 17 on."),
+    ),
     Property(
         "slot.stream.params",
         Kind.TEXT,

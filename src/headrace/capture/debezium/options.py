@@ -53,6 +53,7 @@ class CaptureOptions:
     Attributes:
         name: the connector's, or the prefix.
         makes_publication: a publication that is not there is made.
+        failover: standbys keep the slot, too.
         format: in which a Kafka log's topics are written.
         registry: URL of the schema registry that the format needs.
         events: properties that say how Debezium's events are written from the log; none is a secret.
@@ -66,6 +67,7 @@ class CaptureOptions:
     slot: str | None
     publication: str | None
     makes_publication: bool
+    failover: bool
     snapshot: Literal["initial", "never"]
     format: str
     registry: str | None = field(default=None, repr=False)
@@ -101,6 +103,7 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         slot=configuration.get("slot.name") or None,
         publication=configuration.get("publication.name") or (None if makes else DEFAULT_PUBLICATION),
         makes_publication=makes,
+        failover=configuration.get("slot.failover").lower() == "true",
         snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
@@ -160,6 +163,7 @@ def examination_of(configuration: Configuration, dsn: str = "") -> Examination:
         configuration.get("publication.name") or (derived if makes else DEFAULT_PUBLICATION),
         own_publication=makes,
         snapshot=configuration.get("snapshot.mode").lower() not in ("no_data", "never"),
+        failover=configuration.get("slot.failover").lower() == "true",
         heartbeat=Heartbeat(configuration.get("heartbeat.action.query"), int(interval) if interval.isdigit() else 0),
     )
 

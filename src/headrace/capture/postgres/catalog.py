@@ -139,6 +139,7 @@ class Slot:
         two_phase: prepared transactions are sent before they are committed.
         reader: the application name of the connection that reads it, with ``active_pid``.
         idle_since: when the last reader left (from version 17 on).
+        failover: standbys keep it too (from version 17 on).
     """
 
     name: str
@@ -150,6 +151,7 @@ class Slot:
     two_phase: bool = False
     reader: str = ""
     idle_since: str = ""
+    failover: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +428,8 @@ def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
         coalesce(confirmed_flush_lsn - '0/0', 0)::bigint, coalesce(wal_status, ''),
         coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), coalesce((to_jsonb(s) ->> 'two_phase')::bool, false),
         coalesce((SELECT application_name FROM pg_stat_activity WHERE pid = s.active_pid), ''),
-        coalesce(to_jsonb(s) ->> 'inactive_since', '') FROM pg_replication_slots s WHERE slot_name = %s"""
+        coalesce(to_jsonb(s) ->> 'inactive_since', ''), coalesce((to_jsonb(s) ->> 'failover')::bool, false)
+        FROM pg_replication_slots s WHERE slot_name = %s"""
     row = connection.execute(query, [name]).fetchone()
     if row is None:
         return None

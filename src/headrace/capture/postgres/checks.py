@@ -14,6 +14,7 @@ from headrace.batch import is_meta
 from headrace.capture.debezium.expressions import readable
 from headrace.capture.postgres import catalog
 from headrace.capture.postgres.catalog import Publication, Role, Slot, Table, UniqueIndex, quote
+from headrace.capture.postgres.gaps import PassedGap
 from headrace.capture.postgres.slots import WARN_BYTES
 from headrace.errors import SourceRefused
 from headrace.findings import Finding, Severity
@@ -21,6 +22,7 @@ from headrace.units import age_text, bytes_text
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 OLDEST_VERSION = 140000
+FAILOVER_VERSION = 170000
 MB = 1 << 20
 RELOAD = "SELECT pg_reload_conf();"
 NARROW = "narrow tables=… to leave it out."
@@ -46,6 +48,17 @@ def version(number: int, where: str) -> list[Finding]:
         return []
     said = f"PostgreSQL at {where} has version {number // 10000}; capture needs {OLDEST_VERSION // 10000} or newer"
     return [Finding("version", ERROR, said, advice="Upgrade the server.")]
+
+
+def failover_version(number: int, where: str) -> list[Finding]:
+    """Find a server that cannot have its slots kept by standbys, where that is wanted."""
+    if number >= FAILOVER_VERSION:
+        return []
+    said = (
+        f"PostgreSQL at {where} has version {number // 10000}, and standbys keep slots from version "
+        f"{FAILOVER_VERSION // 10000} on"
+    )
+    return [Finding("failover", ERROR, said, advice="Upgrade the server, or leave failover out.")]
 
 
 def wal_level(level: str, where: str) -> list[Finding]:
@@ -535,6 +548,92 @@ def slot(kept: KeptWal, *, own: bool, wanted: bool, limit: int | None, resync: s
         said = f"the reader of {what} is {bytes_text(kept.behind or 0)} of WAL behind{late}; the server keeps {size}"
         found.append(Finding("slot_lag", WARNING, said, advice="See why it is slow, or held up (headrace ui)."))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Standbys:
+    """What a primary's slots and settings say of its standbys.
+
+    Attributes:
+        physical: physical slots, by name, with whether a standby reads them.
+        listed: those in ``synchronized_standby_slots``.
+    """
+
+    physical: Mapping[str, bool]
+    listed: tuple[str, ...] = ()
+
+
+def failover(own: Slot | None, *, wanted: bool, version: int, standbys: Standbys, where: str) -> list[Finding]:
+    """Find why a capture would not go on with a standby that is promoted.
+
+    Args:
+        wanted: it is declared so; else it is found of a slot that standbys keep.
+    """
+    if not wanted and (own is None or not own.failover):
+        return []
+    if version < FAILOVER_VERSION:
+        return failover_version(version, where)
+    found = []
+    if own is not None and not own.failover:
+        said = f"slot «{own.name}» of {where} is no failover slot yet: no standby keeps it"
+        found.append(Finding("failover", WARNING, said, advice="The next start makes it one."))
+    if not standbys.physical:
+        said = f"{where} has no physical replication slot: a standby needs one to keep the capture's slot"
+        sql = "SELECT pg_create_physical_replication_slot('standby');"
+        advice = "and primary_slot_name = 'standby' on the standby."
+        return [*found, Finding("failover", WARNING, said, (sql,), advice)]
+    silent = [name for name in standbys.listed if not standbys.physical.get(name, False)]
+    if silent:
+        said = (
+            f"no standby reads slot «{silent[0]}» of {where}, which synchronized_standby_slots lists: the capture "
+            "waits for it, and gets nothing meanwhile"
+        )
+        advice = "Start that standby, or take the slot out of synchronized_standby_slots."
+        found.append(Finding("synchronized_standby_slots", ERROR, said, advice=advice))
+    if not standbys.listed:
+        listed = ", ".join(sorted(standbys.physical))
+        said = (
+            f"synchronized_standby_slots of {where} is empty: the capture may get rows that no standby has yet, and is "
+            "refused by one that is promoted without them"
+        )
+        sql = f"ALTER SYSTEM SET synchronized_standby_slots = '{listed}';"
+        advice = "with the standbys that may take over."
+        found.append(Finding("synchronized_standby_slots", WARNING, said, (sql, RELOAD), advice))
+    return found
+
+
+def keeping_slots(settings: Mapping[str, str], where: str) -> list[Finding]:
+    """Find why a standby does not keep the slots of its primary that it could keep.
+
+    Args:
+        settings: of the standby, by name; those that its version does not have are missing.
+    """
+    found = []
+    for name in ("sync_replication_slots", "hot_standby_feedback"):
+        if settings.get(name, "on") != "on":
+            said = f"{name} of the standby {where} is «{settings[name]}»: it keeps no slot of its primary's"
+            found.append(Finding("failover", WARNING, said, (f"ALTER SYSTEM SET {name} = on;", RELOAD)))
+    if not settings.get("primary_slot_name", "x"):
+        said = f"the standby {where} has no primary_slot_name: it keeps no slot of its primary's"
+        sql = ("ALTER SYSTEM SET primary_slot_name = 'standby';", RELOAD)
+        found.append(Finding("failover", WARNING, said, sql, "with a physical slot that the primary has."))
+    return found
+
+
+def accepted_gaps(passed: Sequence[PassedGap], place: str) -> list[Finding]:
+    """Say which changes a log misses because somebody let it go on without them."""
+    since = max((at for at, gap in enumerate(passed) if gap.handled == "snapshot"), default=-1)
+    return [
+        Finding(
+            "gap",
+            WARNING,
+            f"changes of {', '.join(gap.tables)} are missing in the log from {gap.since} to {gap.until}"
+            f"{f' (after {gap.since_time})' if gap.since_time else ''}: on {gap.at} it went on without them "
+            f"({gap.reason})",
+            advice=f"headrace capture resync --force --log {place or 'PATH'} appends what differs from the tables now.",
+        )
+        for gap in passed[since + 1 :]
+    ]
 
 
 def wal_limit(limit: int | None, where: str) -> list[Finding]:

@@ -64,7 +64,9 @@ _HOPELESS = re.compile(
     r"authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects|no password supplied"
     r"|(role|database) \".*\" does not exist|is not permitted to log in|permission denied"
     r"|replication role|server does not support SSL|certificate verify failed|unsupported startup parameter"
+    r"|does not match host name|(root )?certificate file|private key file|certificate present|definition of service"
 )
+_OF_TLS = re.compile("certificate|private key|match host name")
 _POOLED = "unsupported startup parameter"  # what PgBouncer says of settings, and of replication connections
 _LIBPQ_ADVICE = " Is the server running on that host and accepting TCP/IP connections?"
 _CONNECT_SECONDS = 10.0
@@ -190,6 +192,8 @@ def _advice(text: str) -> str:
         return "That is a connection pooler (PgBouncer or the like): name the server's own host and port."
     if "does not support SSL" in text:
         return "Give the server a certificate and ssl = on; over a trusted network sslmode=prefer does without."
+    if _OF_TLS.search(text):
+        return "Check sslmode, sslrootcert, sslcert and sslkey, and that the server is called as its certificate says."
     if "replication" in text or "WAL sender" in text:
         return "Give the role the right: ALTER ROLE … REPLICATION; (and let pg_hba.conf admit it)."
     return "Check user, password, database and the server's pg_hba.conf."

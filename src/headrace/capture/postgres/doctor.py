@@ -11,10 +11,11 @@ from typing import Any
 from headrace.capture.base import Log
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, startup
 from headrace.capture.postgres.catalog import Publication, Role, SqlConnection, Table, UniqueIndex
-from headrace.capture.postgres.checks import BeatenTable, Heartbeat, KeptWal, OpenTransaction, WideTable
+from headrace.capture.postgres.checks import BeatenTable, Heartbeat, KeptWal, OpenTransaction, Standbys, WideTable
 from headrace.capture.postgres.client import Replication, Server
 from headrace.capture.postgres.drift import Began
-from headrace.capture.postgres.slot_binding import Claim, Identity, SourceRecord
+from headrace.capture.postgres.gaps import passed_gaps
+from headrace.capture.postgres.slot_binding import Claim, SourceRecord
 from headrace.errors import SourceError, SourceRefused
 from headrace.findings import Finding, Severity
 
@@ -32,6 +33,7 @@ class Examination:
         own_publication: it may be made by whoever starts.
         snapshot: tables are read before the stream begins.
         failing_updates: tables may be published whose UPDATE and DELETE fail.
+        failover: the slot is to be kept by standbys.
         heartbeat: of a Debezium configuration.
         log, source: a log that captures it, and the source's name there.
         place: where that log is.
@@ -44,6 +46,7 @@ class Examination:
     own_publication: bool = True
     snapshot: bool = True
     failing_updates: bool = False
+    failover: bool = False
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     log: Log | None = field(default=None, repr=False)
     source: str = ""
@@ -62,6 +65,7 @@ class Facts:
         failing, indexes, wide: of all tables; see `checks.updates`, `checks.wide_values`.
         publications: by name; of the database.
         beaten: the heartbeat's table.
+        standbys: what the server says of its standbys.
     """
 
     where: str
@@ -84,6 +88,7 @@ class Facts:
     slots: tuple[KeptWal, ...]
     transactions: tuple[OpenTransaction, ...]
     beaten: BeatenTable | None = None
+    standbys: Standbys = field(default_factory=lambda: Standbys({}))
 
     @property
     def limit(self) -> int | None:
@@ -107,12 +112,14 @@ def examine(examination: Examination) -> list[Finding]:
             facts = read_facts(connection, examination)
         found += diagnose(facts, examination)
         if not any(finding.check in ("wal_senders", "replication", "standby", "pooler") for finding in found):
-            with _refused(found, "replication_connection"):
-                with contextlib.closing(Replication.open(server)) as replication:
-                    identity = startup.identify(replication)
+            with (
+                _refused(found, "replication_connection"),
+                contextlib.closing(Replication.open(server)) as replication,
+                server.translated("a catalog query"),
+            ):
+                startup.identify(replication)
                 if examination.log is not None:
-                    with server.translated("a catalog query"):
-                        found += _of_log(connection, examination, examination.log, identity)
+                    found += _of_log(connection, replication, examination, examination.log)
     return [replace(finding, where=str(examination.server)) for finding in found]
 
 
@@ -167,6 +174,7 @@ def diagnose(facts: Facts, examination: Examination) -> list[Finding]:
         *checks.version(facts.version, where),
         *checks.pooler(pooled=facts.pooled, where=where),
         *checks.standby(facts.standby, where),
+        *(checks.keeping_slots(settings, where) if facts.standby else _of_failover(facts, examination)),
         *checks.wal_level(settings["wal_level"], where),
         *checks.output_plugin(settings.get("output_plugin_libraries"), where),
         *checks.replication_right(facts.role, where),
@@ -192,6 +200,12 @@ def _of_room(facts: Facts, examination: Examination) -> list[Finding]:
     if own is None or own.active_pid is None:
         found += checks.senders(used=facts.senders, most=int(facts.settings["max_wal_senders"]), where=facts.where)
     return found
+
+
+def _of_failover(facts: Facts, examination: Examination) -> list[Finding]:
+    own = next((kept.slot for kept in facts.slots if kept.slot.name == examination.slot), None)
+    wanted = examination.failover
+    return checks.failover(own, wanted=wanted, version=facts.version, standbys=facts.standbys, where=facts.where)
 
 
 def _of_tables(facts: Facts, examination: Examination) -> list[Finding]:
@@ -243,19 +257,19 @@ def _of_slots(facts: Facts, examination: Examination) -> list[Finding]:
     return found
 
 
-def _of_log(connection: SqlConnection, examination: Examination, log: Log, identity: Identity) -> list[Finding]:
-    """Find why a log cannot go on from its slot: as a start would refuse it."""
-    found: list[Finding] = []
+def _of_log(connection: SqlConnection, replication: Replication, examination: Examination, log: Log) -> list[Finding]:
+    """Find why a log cannot go on from its slot, as a start would refuse it; and what it misses."""
+    found = checks.accepted_gaps(passed_gaps(log, examination.source), examination.place)
     with _refused(found, "log"):
         try:
             slot_binding.check_whole(log, examination.source)
             record = SourceRecord.load(log, examination.source)
             if record is None:
                 return found
-            slot_binding.check_identity(record, identity)
+            began = Began.load(log, examination.source)
+            record = startup.followed(replication, record, began)
             slot_binding.check_slot(record, catalog.replication_slot(connection, record.slot))
             slot_binding.check_position(record, catalog.insert_lsn(connection))
-            began = Began.load(log, examination.source)
             if began is not None:
                 now = drift.look_again(connection, began)
                 # Others in it may be about to join: only the pipeline's file says which tables are meant.
@@ -303,6 +317,10 @@ _SETTINGS = (
     "max_slot_wal_keep_size",
     "idle_replication_slot_timeout",
     "output_plugin_libraries",
+    "synchronized_standby_slots",
+    "sync_replication_slots",
+    "hot_standby_feedback",
+    "primary_slot_name",
 )
 _SERVER = """
 SELECT pg_is_in_recovery(), pg_encoding_to_char(encoding), (SELECT count(*) FROM pg_stat_replication),
@@ -349,10 +367,11 @@ def read_facts(connection: SqlConnection, examination: Examination) -> Facts:
     oids = [table.oid for table in existing]
     chosen = catalog.matching(existing, examination.patterns) if examination.patterns else existing
     host = connection.info.host or ""
+    settings = catalog.settings(connection, *_SETTINGS)
     return Facts(
         where=str(examination.server),
         version=connection.info.server_version,
-        settings=catalog.settings(connection, *_SETTINGS),
+        settings=settings,
         role=catalog.role(connection),
         standby=standby,
         encoding=encoding,
@@ -370,7 +389,16 @@ def read_facts(connection: SqlConnection, examination: Examination) -> Facts:
         slots=tuple(_slots(connection)),
         transactions=tuple(OpenTransaction(*row) for row in connection.execute(_TRANSACTIONS.encode())),
         beaten=_beaten(connection, examination.heartbeat, existing),
+        standbys=_standbys(connection, settings),
     )
+
+
+def _standbys(connection: SqlConnection, settings: Mapping[str, str]) -> Standbys:
+    slots = connection.execute(
+        "SELECT slot_name::text, active FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary"
+    )
+    listed = (name.strip().strip('"') for name in settings.get("synchronized_standby_slots", "").split(","))
+    return Standbys(dict(slots.fetchall()), tuple(name for name in listed if name))
 
 
 def _publications(connection: SqlConnection) -> dict[str, Publication]:

@@ -45,11 +45,13 @@ class Receiver:
 
     Attributes:
         wal_end: everything committed before this LSN has been given out by `read` (from keepalives).
+        bytes: what `read` has given out.
         heard_at: when the server sent something last, rows or keepalives, by the monotonic clock.
     """
 
     def __init__(self, stream: ReplicationStream | WireStream, ready: Wake) -> None:
         self.wal_end = 0
+        self.bytes = 0
         self.heard_at = time.monotonic()
         self._stream, self._ready = stream, ready
         self._chunks: deque[_Chunk] = deque()
@@ -116,6 +118,7 @@ class Receiver:
             chunk = self._chunks.popleft()
             messages += chunk.messages
             size += chunk.size
+            self.bytes += chunk.size
             self.wal_end = max(self.wal_end, chunk.wal_end)
             pouring = chunk.pouring
             with self._space:

@@ -38,6 +38,7 @@ class ReconnectingStream:
         self.lost = False
         self.state, self.doing = SourceState.STARTING, f"connecting to {server}"
         self.reconnects = 0
+        self._bytes = 0
         self._away_since: float | None = None
         self._server, self._wake, self._attach, self._clock = server, wake, attach, clock
         self._connecting: Connecting | None = None
@@ -55,6 +56,12 @@ class ReconnectingStream:
         self.reconnects += self._away_since is not None
         self._away_since = None
         self.state, self.doing = SourceState.CONNECTED, f"streaming from {self._server}"
+
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes of changes have come since the start, those that came twice too."""
+        stream = self.stream
+        return self._bytes + (0 if stream is None else stream.bytes)
 
     @property
     def away_since(self) -> float | None:
@@ -98,6 +105,7 @@ class ReconnectingStream:
     def drop(self, reason: Exception | str, *, at_once: bool = False) -> None:
         """Close the connection and plan the next: ``at_once``, or after a pause that doubles from 0.1 s to 10 s."""
         if self.stream is not None:
+            self._bytes += self.stream.bytes
             self.stream.close()
             self.stream = None
             self.lost = True

@@ -25,14 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
-from headrace.capture.base import Log
+from headrace.capture.base import Log, Transaction
 from headrace.capture.comparison import Comparison, Counts, Difference
-from headrace.capture.postgres import catalog, checks, drift, slot_binding
+from headrace.capture.postgres import catalog, checks, drift, gaps, slot_binding
 from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
 from headrace.capture.postgres.drift import Began
+from headrace.capture.postgres.gaps import Gap, PassedGap, with_gap
 from headrace.capture.postgres.slot_binding import Claim, SourceRecord
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
-from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.postgres.startup import (
     Declared,
     Startup,
@@ -67,8 +67,10 @@ class Resync(Startup):
     """Gives a log's source a new slot, and the log what it has missed; see `headrace capture resync`.
 
     Args:
-        source: as it is declared: its tables, its slot, its publication.
+        declared: the source: its tables, its slot, its publication.
         known: what the log has of it.
+        gap: what the log may not have, and why; the log keeps that.
+        quiet: somebody else says what it waits for.
         unknown: what to do with rows that the log may have had and does not have now; None: refuse where there can be
             such rows.
         force: also where a slot that the user made is in order.
@@ -81,27 +83,30 @@ class Resync(Startup):
 
     def __init__(
         self,
-        source: PostgresSource,
+        declared: Declared,
         known: SourceRecord,
         on_progress: OnProgress,
         *,
+        gap: tuple[Gap, str] | None = None,
         unknown: Unknown | None = None,
         force: bool = False,
         directory: Path | None = None,
+        quiet: bool = False,
     ) -> None:
-        declared = source.declared
-        self._reporter = WaitReporter(
+        reporter = WaitReporter(
             declared.server, lambda: "" if self.reading else f"{declared.name}: {self.doing}" if self.doing else ""
         )
         # What has a derived name is ours to make anew, whether the pipeline's file names it or not.
         anew = replace(
             declared,
-            server=replace(declared.server, connected=self._reporter.connected),
+            server=declared.server if quiet else replace(declared.server, connected=reporter.connected),
             own_slot=True,
             own_publication=declared.own_publication or declared.publication.startswith(slot_binding.OURS),
             with_snapshot=True,
         )
         super().__init__(anew, on_progress)
+        self._reporter = contextlib.nullcontext() if quiet else reporter
+        self._gap = gap
         self._users_slot = not declared.own_slot and not declared.slot.startswith(slot_binding.OURS)
         self._known_before = known
         self._unknown: Unknown | None = unknown
@@ -109,6 +114,7 @@ class Resync(Startup):
         self._directory = directory
         self._before: Began | None = None
         self._whole = True
+        self._handled = "snapshot"
         self.compared: list[Compared] = []
         self.elsewhere = ""
 
@@ -160,8 +166,8 @@ class Resync(Startup):
         raise SourceRefused(
             f"the log does not hold all rows of «{self._declared.name}»: {why}; so a row of the database that the log "
             "does not know may be new, or one that was there before",
-            advice="--unknown-rows append takes such rows in as inserts; --unknown-rows leave leaves them out, also "
-            "those that were inserted while nothing was captured.",
+            advice="headrace capture resync --unknown-rows append takes such rows in as inserts; --unknown-rows leave "
+            "leaves them out, also those that were inserted while nothing was captured.",
         )
 
     def _topic(self, table: Table) -> str:
@@ -254,6 +260,12 @@ class Resync(Startup):
     def _claim(self, slot: str) -> Claim:
         return replace(super()._claim(slot), snapshot=self._whole)
 
+    def _put_more(self, transaction: Transaction, log: Log, new: SourceRecord) -> None:
+        if self._gap is not None:
+            gap, reason = self._gap
+            passed = PassedGap.of(gap, reason=reason, until=new.acknowledged, handled=self._handled)
+            transaction.put(gaps.KIND, self._declared.name, with_gap(log, self._declared.name, passed))
+
     def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
         """Stage what differs, of all tables: one transaction of the source, at the snapshot's position."""
         self._compare(snapshot, log, lsn, _Staging)
@@ -330,6 +342,55 @@ class Resync(Startup):
                 done += records.num_rows
                 self._report(str(table), done, max(done, table.estimated_rows))
         return new
+
+
+class Acceptance(Resync):
+    """Goes on where the slot is, or with a new one where it is of no use: what lies between stays out of the log.
+
+    The log's tables go on; one that was made meanwhile joins later, as any does.
+    """
+
+    def __init__(
+        self,
+        declared: Declared,
+        known: SourceRecord,
+        on_progress: OnProgress,
+        *,
+        gap: tuple[Gap, str],
+    ) -> None:
+        super().__init__(declared, known, on_progress, gap=gap, force=True, quiet=True)
+        self._declared = replace(self._declared, with_snapshot=False)
+        self._handled = "accept"
+
+    def _check_unknown(self, log: Log) -> None:
+        """Leave everything that the log does not know out of it."""
+
+    def _choose(self, connection: SqlConnection) -> list[Table]:
+        known = set(self._known_before.tables)
+        tables = [table for table in super()._choose(connection) if ".".join(table.label) in known]
+        if not tables:
+            raise SourceRefused(
+                f"{self._declared.server} has none of the tables that the log has: {', '.join(sorted(known))}",
+                advice="Connect to the database that it was captured from.",
+            )
+        return tables
+
+    def open(self, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        """Go on behind the gap; return the record with which the log does.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `check`; nothing has changed then but the slot.
+        """
+        self._whole = Claim.load(log, self._declared.name).snapshot
+        return Startup.open(self, log, cancelled)
+
+    def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        slot = catalog.replication_slot(connection, self._declared.slot)
+        # One that stands before what the log has would send it once more.
+        if slot is None or slot.lost or slot.confirmed_flush < self._known_before.acknowledged:
+            return self._begin_fresh(connection, log, cancelled)
+        self.owner = slot_binding.claim(log, self.owner, self._declared.name, self._claim(slot.name))
+        return self._put(log, self._new_record(slot.confirmed_flush))
 
 
 class _Staging:

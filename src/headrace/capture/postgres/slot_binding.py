@@ -21,6 +21,7 @@ import psycopg
 
 from headrace.capture.base import KIND, Log
 from headrace.capture.postgres.catalog import Slot, SqlConnection, quote
+from headrace.capture.postgres.gaps import Gap
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.position import format_lsn, parse_lsn
 
@@ -120,6 +121,10 @@ class SourceRecord:
     def with_acknowledged(self, lsn: int) -> SourceRecord:
         return replace(self, acknowledged=lsn)
 
+    def gap(self, until: int = 0) -> Gap:
+        """Return what the log may not have where its slot sends nothing from before an LSN, or nothing at all."""
+        return Gap(self.tables, self.acknowledged, self.last[1] if self.last else 0, until)
+
 
 def known_sources(log: Log) -> dict[str, SourceRecord]:
     """Return the databases that a log has captured, by prefix."""
@@ -156,12 +161,21 @@ class Stranded(SourceRefused):
         declared: what is declared now is wanted (tables, names), so that the command needs the pipeline's file.
         force: a start does not see it, so that the command has to be told.
         take_over: the slot is another log's.
+        gap: what the log may not have, where a start can be told to go on nevertheless (``on_gap``).
     """
 
     def __init__(
-        self, message: str, *, first: str = "", declared: bool = False, force: bool = False, take_over: bool = False
+        self,
+        message: str,
+        *,
+        first: str = "",
+        declared: bool = False,
+        force: bool = False,
+        take_over: bool = False,
+        gap: Gap | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(f"{message}. Missing may be {gap}" if gap is not None else message)
+        self.gap = gap
         self._first = f"{first} " if first else ""
         self._options = " FILE.py" * declared + " --force" * force + " --take-over" * take_over
         self.at("")
@@ -176,6 +190,11 @@ class Stranded(SourceRefused):
             "this log: rows that changed meanwhile are appended as updates, rows that are gone as deletes; models, "
             "history and positions stay."
         )
+        if self.gap is not None:
+            self.advice += (
+                " A start with --on-gap snapshot does it by itself; --on-gap accept goes on without what is missing, "
+                "and the log says so."
+            )
 
 
 RESYNC = "resync"  # a record of this kind: a resync of the source was begun, and not finished
@@ -189,8 +208,11 @@ def check_whole(log: Log, prefix: str) -> None:
     """
     begun = log.records(RESYNC, prefix).get(prefix)
     if begun is not None:
-        at = json.loads(begun).get("at", "")
-        raise Stranded(f"a resync of source «{prefix}», begun at {at}, was not finished: the log is as it was before")
+        at, known = json.loads(begun).get("at", ""), SourceRecord.load(log, prefix)
+        raise Stranded(
+            f"a resync of source «{prefix}», begun at {at}, was not finished: the log is as it was before",
+            gap=known.gap() if known is not None else None,
+        )
 
 
 def check_slot(record: SourceRecord, slot: Slot | None) -> None:
@@ -203,19 +225,23 @@ def check_slot(record: SourceRecord, slot: Slot | None) -> None:
     stored = format_lsn(record.acknowledged)
     if slot is None:
         raise Stranded(
-            f"{where} is gone, and the log holds its rows up to {stored}: what was committed since may be lost"
+            f"{where} is gone, and the log holds its rows up to {stored}: what was committed since may be lost",
+            gap=record.gap(),
         )
     check_foreign(slot, record.identity.database)
     if slot.lost:
         raise Stranded(
             f"{where} was invalidated by the server ({slot.lost}): changes after {stored} are no longer kept",
             first="Raise max_slot_wal_keep_size (or idle_replication_slot_timeout).",
+            gap=record.gap(),
         )
     if slot.confirmed_flush > record.acknowledged:
         raise Stranded(
             f"{where} stands at {format_lsn(slot.confirmed_flush)}, but the log ends at {stored}: the log is an old "
-            "copy, or another program reads this slot; what lies between will not come again",
+            "copy, another program reads this slot, or it was made again or advanced by hand; what lies between will "
+            "not come again",
             first="Use the newest copy of the log. Where there is none:",
+            gap=record.gap(slot.confirmed_flush),
         )
 
 
@@ -264,18 +290,44 @@ def check_foreign(slot: Slot, database: str) -> None:
         )
 
 
-def check_identity(record: SourceRecord, identity: Identity) -> None:
-    """Refuse another cluster, timeline or database than the log's.
+def check_identity(
+    record: SourceRecord, identity: Identity, switches: Mapping[int, int], *, read_until: int
+) -> SourceRecord:
+    """Return the record as it goes on with a server: that of a standby that was promoted has another timeline.
+
+    A log goes on there where it holds no rows that the standby had not received when it was promoted. What the log has
+    acknowledged behind that point was of other tables, or of none: it goes on from that point.
+
+    Args:
+        switches: where the timelines ended that are in the server's history, as `startup.timelines` says.
+        read_until: before this LSN tables were read that joined later; what they had then is in the log.
 
     Raises:
-        SourceRefused: naming both.
+        Stranded: it is another cluster, timeline or database than the log's; naming both.
     """
-    if record.identity != identity:
-        raise Stranded(
-            f"the log belongs to another database: it was captured from {record.identity}; this is {identity} "
-            "(after a restore, an upgrade or a failover positions no longer compare)",
-            first="Connect to the database it was captured from. Where this one has taken its place:",
-        )
+    was = record.identity
+    if was == identity:
+        return record
+    if (was.system_identifier, was.database) == (identity.system_identifier, identity.database):
+        switch = switches.get(was.timeline)
+        known = max(record.consistent_point, read_until)
+        held = record.acknowledged if record.last is None else record.last[0] + 1
+        if switch is not None and max(known, min(held, record.acknowledged)) <= switch:
+            return replace(record, identity=identity, acknowledged=min(record.acknowledged, switch))
+        if switch is not None:
+            raise Stranded(
+                f"the server is a standby, promoted at {format_lsn(switch)}, and the log holds what its primary "
+                f"had committed before {format_lsn(record.acknowledged)}: rows of the log may not be in the database, "
+                "and positions no longer compare",
+                first="List standbys in synchronized_standby_slots: then nothing is captured that they have not.",
+                gap=record.gap(),
+            )
+    raise Stranded(
+        f"the log belongs to another database: it was captured from {was}; this is {identity} "
+        "(after a restore, an upgrade or a failover positions no longer compare)",
+        first="Connect to the database it was captured from. Where this one has taken its place:",
+        gap=record.gap(),
+    )
 
 
 def check_tables(had: Sequence[str], *, new: Sequence[str], left: Sequence[str]) -> None:
@@ -322,6 +374,7 @@ def restored(record: SourceRecord, why: str, *, force: bool = False) -> SourceRe
         f"the server of database «{record.identity.database}» was restored from an older copy: {why}",
         first="Rows of the log may not be in this database any more, and rows of it not in the log.",
         force=force,
+        gap=None if force else record.gap(),
     )
 
 

@@ -12,6 +12,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import psycopg
@@ -41,12 +42,14 @@ from headrace.capture.postgres.decode import (
     UnknownRelation,
 )
 from headrace.capture.postgres.facts import table_facts
+from headrace.capture.postgres.gaps import OnGap
 from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
 from headrace.capture.postgres.joins import Joins, known
 from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
+from headrace.capture.postgres.resync import Acceptance, Resync
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
 from headrace.capture.postgres.snapshot import OnProgress, SnapshotStale
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
@@ -101,6 +104,10 @@ class PostgresSource:
         messages: regular expressions of which one matches the whole prefix, whatever the case, of what
             `pg_logical_emit_message` writes and is captured, into the topic ``<prefix>.message``.
         heartbeat: rows that say that the capture is there, and a query that the database runs as often.
+        failover: make the slot so that standbys keep it too, and the capture goes on when one is promoted
+            (PostgreSQL 17); a slot that is there becomes one.
+        on_gap: what to do where the slot has lost rows that the log does not have: ``"fail"``; ``"snapshot"``, read the
+            tables anew and append what differs; ``"accept"``, go on without them.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -127,12 +134,16 @@ class PostgresSource:
         makes_publication: bool = True,
         messages: Sequence[str] = (),
         heartbeat: HeartbeatOptions = _NO_HEARTBEAT,
+        failover: bool = False,
+        on_gap: OnGap = "fail",
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
     ) -> None:
         self.name = prefix
-        self.traits: SourceTraits[Lsn] = SourceTraits(parse_position=Lsn.parse, measure_lag=self.measure_lag)
+        self.traits: SourceTraits[Lsn] = SourceTraits(
+            parse_position=Lsn.parse, measure=self.measure, measure_lag=self.measure_lag
+        )
         derived = slot_binding.derived_name(app, prefix)
         server = Server(dsn, f"headrace {app}")
         self._reporter = WaitReporter(server, lambda: "" if self._startup.reading else f"{prefix}: {self.status}")
@@ -152,10 +163,18 @@ class PostgresSource:
             allow_failing_updates=allow_failing_updates,
             debezium=debezium,
             makes_publication=makes_publication,
+            failover=failover,
         )
-        self._startup = Startup(self._declared, on_progress)
-        self._on_progress = on_progress
-        self._joins = Joins(0, on_progress)
+        self._on_gap = on_gap
+        self._read_rows: dict[str, int] = {}
+
+        def noted(table: str, rows: int, estimated: int) -> None:
+            self._read_rows[table] = rows
+            on_progress(table, rows, estimated)
+
+        self._on_progress = noted
+        self._startup = Startup(self._declared, self._on_progress)
+        self._joins = Joins(0, self._on_progress)
         self._max_open_rows = max_open_rows
         self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
@@ -194,7 +213,7 @@ class PostgresSource:
             SourceRefused: it cannot be captured as it stands, or slot and log do not belong together any more.
         """
         with self._reporter, self._telling():
-            self._startup.check(log)
+            self._check(log)
         tables, failing = self._startup.tables, self._startup.failing
         described = [(table, table.stream_table(self.name)) for table in tables]
         self.traits = dataclasses.replace(
@@ -208,6 +227,39 @@ class PostgresSource:
                 if table.oid in failing
             ),
         )
+
+    def _check(self, log: Log) -> None:
+        """Check the start, or that which goes on behind a gap as it was declared."""
+        self._startup = Startup(self._declared, self._on_progress)
+        try:
+            self._startup.check(log)
+        except Stranded as error:
+            known = SourceRecord.load(log, self.name)
+            if error.gap is None or known is None or self._on_gap == "fail":
+                raise
+            gap, reason = error.gap, error.message
+        else:
+            return
+        text = f"{self.name}: {reason}"
+        if self._on_gap == "snapshot":
+            place = self._declared.place
+            directory = None if "://" in place else Path(place).parent
+            self._startup = Resync(
+                self._declared,
+                known,
+                self._on_progress,
+                gap=(gap, reason),
+                force=True,
+                directory=directory,
+                quiet=True,
+            )
+            text += ". The tables are read anew, and what differs is appended (on_gap=snapshot)"
+        else:
+            self._startup = Acceptance(self._declared, known, self._on_progress, gap=(gap, reason))
+            text += ". The capture goes on without it (on_gap=accept), and the log says so"
+        self._startup.check(log)
+        self._startup.resumes = True
+        logger.warning("%s", text, extra=event("gap", source=self.name, on_gap=self._on_gap))
 
     def identities(self) -> dict[str, frozenset[str] | None]:
         """Return by topic the columns that the stream says of an old row that was updated or deleted; None: all."""
@@ -345,8 +397,11 @@ class PostgresSource:
         """Check that this is still our server and slot, then start the stream where the log ends."""
         assert self._record is not None
         replication.set_up()
-        known = self._record.with_acknowledged(self._stored)
-        slot_binding.check_identity(known, startup.identify(replication))
+        known = dataclasses.replace(self._record, acknowledged=self._stored, last=self._last)
+        known = startup.followed(replication, known, self._startup.began)
+        if known.identity != self._record.identity:
+            self._set_record(known)
+            self._say(f"{self._declared.server} is a promoted standby ({known.identity}): the capture goes on")
         server = self._declared.server
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             slot = catalog.replication_slot(connection, known.slot)
@@ -598,6 +653,14 @@ class PostgresSource:
         if self._short_of is None or (self._looked and not self._joins.pending):
             return self._received
         return Lsn(min(self._received, self._short_of - 1))
+
+    def measure(self) -> list[Measurement]:
+        """Return what was received since the start, and what snapshots have read of each table."""
+        about = "Rows that snapshots have read since the start"
+        return [
+            Measurement("bytes", "Bytes of changes received since the start", float(self._connection.bytes)),
+            *(Measurement("snapshot_rows", about, float(rows), table) for table, rows in list(self._read_rows.items())),
+        ]
 
     def measure_lag(self) -> list[Measurement]:
         """Ask how far the log is behind the server, and how much WAL the slot keeps; nothing while it is away."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from headrace.capture.base import KIND, Log
+from headrace.capture.base import KIND, Log, Transaction
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
@@ -46,6 +46,7 @@ class Declared:
         debezium: properties of Debezium's connector by which its events are written; None where they are not.
         types: what the catalog said of types, once.
         makes_publication: a publication that is not there is made.
+        failover: the slot is one that standbys keep too.
     """
 
     server: Server
@@ -63,6 +64,7 @@ class Declared:
     take_over: bool = False
     allow_failing_updates: bool = False
     makes_publication: bool = True
+    failover: bool = False
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
 
@@ -106,6 +108,7 @@ class Startup:
         self._on_progress = on_progress
         self._rows: dict[str, int] = {}
         self._identity = Identity("", 0, "")
+        self._followed: SourceRecord | None = None  # the log's record, as it goes on with this server
         self._claims_slot = False  # this log was making its slot when it was stopped
 
     def check(self, log: Log) -> None:
@@ -118,11 +121,15 @@ class Startup:
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self.doing = f"looking at tables, publication and slot of {server}"
             check_server(connection, server)
+            if declared.failover and declared.debezium is None:
+                checks.refuse(checks.failover_version(connection.info.server_version, str(server)))
+            began = Began.load(log, declared.name) if known is not None else None
             with contextlib.closing(Replication.open(server)) as replication:
                 self._identity = identify(replication)
+                if known is not None:
+                    known = self._followed = followed(replication, known, began)
             if known is not None:
-                slot_binding.check_identity(known, self._identity)
-                self.began = Began.load(log, declared.name)
+                self.began = began
                 chosen = self._known(connection, log, known)
             else:
                 self._check_owner(connection, log, None)
@@ -252,10 +259,13 @@ class Startup:
                 began = Claim.load(log, declared.name).snapshot
                 wanted = replace(self._claim(known.slot), snapshot=began)
                 self.owner = slot_binding.claim(log, self.owner, declared.name, wanted)
-                if Began.load(log, declared.name) is None:
+                if Began.load(log, declared.name) is None or known.identity != self._identity:
+                    known = self._followed or known
                     self._put(log, known)
             slot_binding.note(connection, declared.publication, declared.slot, self.owner)
-            wait_until_free(connection, declared.slot, cancelled, self._say)
+            slot = wait_until_free(connection, declared.slot, cancelled, self._say)
+            if declared.failover and slot is not None and not slot.failover:
+                have_failover(connection.info.server_version, server, declared.slot, cancelled)
             if warning := slots.idle_warning(connection, server, declared.slot):
                 logger.warning("%s", warning)
         self.done()
@@ -298,7 +308,7 @@ class Startup:
             self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
             self.owner = slot_binding.claim(log, self.owner, declared.name, self._claim(declared.slot))
             try:
-                lsn, exported = create_slot(replication, declared.slot, cancelled)
+                lsn, exported = create_slot(replication, declared.slot, cancelled, failover=declared.failover)
             except CommandError as error:
                 if error.code == _DUPLICATE:
                     slot_binding.unclaim(log, declared.name)
@@ -366,7 +376,11 @@ class Startup:
             if self._declared.debezium is not None:
                 transaction.put(DEBEZIUM, self._declared.name, json.dumps(dict(self._declared.debezium)).encode())
             transaction.delete(slot_binding.RESYNC, self._declared.name)
+            self._put_more(transaction, log, new)
         return new
+
+    def _put_more(self, transaction: Transaction, log: Log, new: SourceRecord) -> None:
+        """Put what else the log is to keep into the transaction with which it begins, or goes on."""
 
 
 # --- what a capture needs on the server: checked first, then made (publication and slot) ---
@@ -378,6 +392,30 @@ def identify(replication: Replication) -> Identity:
     """System identifier, timeline and database of the server at the other end."""
     (row,) = replication.command("IDENTIFY_SYSTEM")
     return Identity(row["systemid"] or "", int(row["timeline"] or 0), row["dbname"] or "")
+
+
+def timelines(replication: Replication, timeline: int) -> dict[int, int]:
+    """Return where the timelines ended that a server's own goes back to: at a promotion, or a recovery.
+
+    https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-TIMELINE-HISTORY
+    """
+    if timeline <= 1:
+        return {}
+    (row,) = replication.command(f"TIMELINE_HISTORY {timeline}")
+    lines = [line.split() for line in (row["content"] or "").splitlines() if line.strip() and line[0] != "#"]
+    return {int(line[0]): parse_lsn(line[1]) for line in lines}
+
+
+def followed(replication: Replication, known: SourceRecord, began: Began | None) -> SourceRecord:
+    """Return the log's record as it goes on with the server at the other end.
+
+    Raises:
+        Stranded: its positions mean nothing there.
+    """
+    identity = identify(replication)
+    switches = {} if known.identity == identity else timelines(replication, identity.timeline)
+    read_until = max([table.until for table in began.tables] if began is not None else [], default=0)
+    return slot_binding.check_identity(known, identity, switches, read_until=read_until)
 
 
 def check_server(connection: SqlConnection, server: Server) -> None:
@@ -532,17 +570,37 @@ def reader(slot: Slot) -> str:
     return f"server process {slot.active_pid}{f' («{slot.reader}»)' if slot.reader else ''}"
 
 
-def create_slot(replication: Replication, name: str, cancelled: Callable[[], bool]) -> tuple[int, str]:
+def have_failover(version: int, server: Server, name: str, cancelled: Callable[[], bool]) -> None:
+    """Have standbys keep a slot that nobody reads; a server that cannot is said.
+
+    Raises:
+        SourceUnavailable, CommandError: the server refuses.
+    """
+    if found := checks.failover_version(version, str(server)):
+        logger.warning("%s", found[0].message, extra=event("no_failover_slot"))
+        return
+    with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
+        replication.command(f"ALTER_REPLICATION_SLOT {quote(name)} (FAILOVER true)")
+
+
+def create_slot(
+    replication: Replication, name: str, cancelled: Callable[[], bool], *, failover: bool = False
+) -> tuple[int, str]:
     """Make a slot for `pgoutput`: its consistent point and the name of its exported snapshot.
 
     The snapshot can be imported until the connection runs another command or ends. Waits for transactions that are
     open now and have written.
 
+    Args:
+        failover: standbys keep it too, from version 17 on.
+
     Raises:
         CommandError: the server refuses.
     """
-    modern = replication.pgconn.server_version >= 150000
-    export = "(SNAPSHOT 'export')" if modern else "EXPORT_SNAPSHOT"
+    version = replication.pgconn.server_version
+    export = "(SNAPSHOT 'export')" if version >= 150000 else "EXPORT_SNAPSHOT"
+    if failover and version >= checks.FAILOVER_VERSION:
+        export = "(SNAPSHOT 'export', FAILOVER true)"
     command = f"CREATE_REPLICATION_SLOT {quote(name)} LOGICAL pgoutput {export}"
     (row,) = replication.command(command, cancelled=cancelled)
     return parse_lsn(row["consistent_point"] or "0/0"), row["snapshot_name"] or ""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.capture.postgres.gaps import passed_gaps
 from headrace.capture.postgres.resync import Resync, Unknown
-from headrace.capture.postgres.slot_binding import Claim, SourceRecord, derived_name, known_sources
+from headrace.capture.postgres.slot_binding import Claim, SourceRecord, Stranded, derived_name, known_sources
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.postgres.startup import DEBEZIUM, Startup
@@ -126,12 +127,23 @@ def _looked_at(
     options: ResyncOptions,
     directory: Path | None,
 ) -> SourceResync:
-    resync = Resync(source, known, on_progress, unknown=options.unknown, force=options.force, directory=directory)
-    reason = ""
+    reason, gap = "", None
     try:
         Startup(replace(source.declared, take_over=False), on_progress).check(log)
     except SourceRefused as error:
         reason = error.message
+        gap = (error.gap, reason) if isinstance(error, Stranded) and error.gap is not None else None
+    if not reason and passed_gaps(log, source.name):
+        gap = known.gap(), "what a start went on without is taken in"
+    resync = Resync(
+        source.declared,
+        known,
+        on_progress,
+        gap=gap,
+        unknown=options.unknown,
+        force=options.force,
+        directory=directory,
+    )
     found = SourceResync(resync, reason)
     if not reason and not options.force:
         return found

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from headrace.capture.base import Source
+from headrace.capture.postgres.gaps import OnGap
 from headrace.capture.postgres.heartbeats import HeartbeatOptions
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
@@ -30,8 +31,15 @@ from headrace.plan.plan import Plan, TopicsPlan
 logger = logging.getLogger("headrace")
 
 
-def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -> list[PostgresSource]:
-    """Make the sources of a plan's databases; ``take_over`` their slots where they belong to another log."""
+def databases(
+    plan: Plan, on_progress: OnProgress, *, take_over: bool = False, on_gap: OnGap | None = None
+) -> list[PostgresSource]:
+    """Make the sources of a plan's databases.
+
+    Args:
+        take_over: take their slots where they belong to another log.
+        on_gap: what to do where a slot has lost rows, in place of what the plan says.
+    """
     place = KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
     return [
         PostgresSource(
@@ -50,6 +58,8 @@ def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -
             makes_publication=declared.makes_publication,
             messages=declared.messages,
             heartbeat=HeartbeatOptions(declared.heartbeat_ms, declared.heartbeat_topic, declared.heartbeat_query),
+            failover=declared.failover,
+            on_gap=on_gap or declared.on_gap,
             on_progress=on_progress,
         )
         for declared in plan.sources

@@ -24,7 +24,14 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.pool import ProcessPool
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import HealthWriter, HistoryWriter, StartReport, StatusRecord, StatusReport
+from headrace.engines.local.serving.health import (
+    HealthWriter,
+    HistoryWriter,
+    StartReport,
+    StatusRecord,
+    StatusReport,
+    engine_metrics,
+)
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, registered_columns, topic_sources
@@ -53,6 +60,7 @@ from headrace.registry.requests import CONTINUE, read_continue
 from headrace.replay.continuation import refused_everything, ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
 from headrace.replay.known_tasks import with_known_names
+from headrace.serve.models import Gauge
 
 logger = logging.getLogger("headrace")
 
@@ -107,7 +115,7 @@ def _start(
         starting.read(table, rows, estimated)
         settings.on_status(f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows")
 
-    captured = databases(plan, on_progress, take_over=settings.take_over)
+    captured = databases(plan, on_progress, take_over=settings.take_over, on_gap=settings.on_gap)
     circles = Circles(plan, captured)
     codec = codec_for(plan.formats)
     checked: Checked | None = None
@@ -135,6 +143,7 @@ def _start(
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
+        undo.callback(metrics := _metrics(engine, settings, started := []))
         ends = {topic: info.end for topic, info in log.topics().items()}
         with starting.beside(file_of(log, FILE)):
             for source in sources:
@@ -148,6 +157,8 @@ def _start(
         undo.pop_all()
     stays_open = settings.log is not None or plan.log.startswith("memory:")
     running = Running(engine, log, close_log=not stays_open, sinking=sinking)
+    started.append(running)
+    running.closing.append(metrics)
     logger.info("%s", _about(plan), extra=event("running", app=plan.app, log=plan.log))
     _warn_of_untrained(plan, log)
     _tell_health(running)
@@ -155,6 +166,27 @@ def _start(
     if models and place:
         serve_running(running, models, place, location=location_of(plan))
     return running
+
+
+def _metrics(engine: Engine, settings: RunSettings, running: Sequence[Running]) -> Callable[[], None]:
+    """Serve numbers for Prometheus from now on, where that is wanted; return what ends it.
+
+    Args:
+        running: the pipeline, once it runs: it knows its sinks.
+
+    Raises:
+        HeadraceError: the port cannot be had.
+    """
+    if settings.metrics is None:
+        return lambda: None
+    from headrace.serve.metrics import MetricsServer
+
+    def gauges() -> list[Gauge]:
+        return engine_metrics(engine, [sink for each in running for sink in each.sinks.values()])
+
+    server = MetricsServer(gauges, *settings.metrics)
+    logger.info("metrics at %s", server.url, extra=event("metrics", app=engine.plan.app, url=server.url))
+    return server.close
 
 
 def checked_sources(plan: Plan) -> list[Source[Any]]:

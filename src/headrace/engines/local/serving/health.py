@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from headrace.serve.models import ComponentHealth, Gauge
 if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
 
+DEAD = ".dlq"
 WRITE_SECONDS = 1.0
 HISTORY_SECONDS, HISTORY_SAMPLES = 5.0, 720
 IDLE_SECONDS = 10.0
@@ -53,7 +54,8 @@ def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Componen
 
 def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
     """Return numbers about sources, sinks and rounds; asks the sources' servers."""
-    return [*source_lag(engine), *_own_metrics(engine, sinks)]
+    lag = source_lag(engine)
+    return [*lag, *capture_metrics(engine, lag), *_own_metrics(engine, sinks)]
 
 
 def source_lag(engine: Engine) -> list[Gauge]:
@@ -63,6 +65,36 @@ def source_lag(engine: Engine) -> list[Gauge]:
         lag = source.traits.measure_lag() if source.traits.measure_lag is not None else ()
         labels = {"source": source.name}
         found += [Gauge(f"source_{measured.name}", measured.about, measured.value, labels) for measured in lag]
+    return found
+
+
+def capture_metrics(engine: Engine, lag: Sequence[Gauge]) -> list[Gauge]:
+    """Return numbers about the databases that are captured, since the start.
+
+    Args:
+        lag: as `source_lag` says.
+    """
+    found = []
+    for source in engine.sources:
+        if source.traits.measure is None:
+            continue
+        labels = {"source": source.name}
+        for measured in source.traits.measure():
+            about = {**labels, "table": measured.table} if measured.table else labels
+            found.append(Gauge(f"capture_{measured.name}", measured.about, measured.value, about))
+        begin = f"{source.name}."
+        for topic, rows in engine.progress.captured.items():
+            if topic.startswith(begin) and not topic.endswith(DEAD):
+                about = {**labels, "table": topic.removeprefix(begin)}
+                found.append(Gauge("capture_rows", "Events written to the log", rows, about))
+        for topic, rows in engine.dead_letters.counts.items():
+            if topic.startswith(begin):
+                about = {**labels, "table": topic.removeprefix(begin).removesuffix(DEAD)}
+                found.append(Gauge("capture_dead_letters", "Rows that went to dead letters", rows, about))
+        reconnects = source.status.reconnects
+        found.append(Gauge("capture_reconnects", "Connections made again", reconnects, labels))
+        mine = (gauge for gauge in lag if gauge.labels == labels)
+        found += [replace(gauge, name=gauge.name.replace("source_", "capture_", 1)) for gauge in mine]
     return found
 
 
