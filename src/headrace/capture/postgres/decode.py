@@ -163,10 +163,12 @@ class Seen:
         text: the snapshot as ``pg_current_snapshot()`` prints it: first that was at work, first that had not begun,
             and those at work between.
         until: an LSN: of what committed there or later it saw nothing.
+        since: an LSN: what committed before lies in the log already, behind its rows.
     """
 
     text: str
     until: int
+    since: int = 0
 
     def saw(self, numbers: Ints) -> Mask:
         """Return which transactions it saw, by the 32 bits of their numbers that the stream has.
@@ -390,14 +392,15 @@ class Decoder:
 
     def _taken_in(self, found: Transactions, counts: Ints, relation_ids: Longs) -> Mask | None:
         """Return which rows are left out, as their table's snapshot has them or will have them; None for none."""
-        until = max((seen.until for seen in self.seen.values()), default=0)
+        until = max((max(seen.until, seen.since) for seen in self.seen.values()), default=0)
         if not self._awaited and (not until or int(found.lsn[0]) >= until):
             return None
         numbers = found.number.repeat(counts)
         left_out = np.zeros(relation_ids.size, bool)
+        lsn = found.lsn.repeat(counts)
         for oid, seen in self.seen.items():
-            mine = (relation_ids == oid) & (found.lsn.repeat(counts) < seen.until)
-            left_out |= mine & seen.saw(numbers)
+            mine = relation_ids == oid
+            left_out |= mine & ((lsn < seen.since) | ((lsn < seen.until) & seen.saw(numbers)))
         for oid, awaited in self._awaited.items():
             mine = relation_ids == oid
             awaited.update(numbers[mine].tolist())

@@ -15,6 +15,7 @@ from typing import Any
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -49,19 +50,28 @@ class Snapshot:
         name: what CREATE_REPLICATION_SLOT returned; its connection must stay idle until this object is made.
         tables: what to read. They are locked in ACCESS SHARE mode, as pg_dump does, until the block ends.
         types: the tables are to have what the catalog says of them besides; types that are known by now.
+        patience_ms: no longer than this a lock is waited for; 0: as long as it takes.
 
     Attributes:
         tables: the same with their columns as of the snapshot.
         ts_us: the server's time when it was imported.
 
     Raises:
-        SnapshotStale: a table was rewritten between the slot's consistent point and the lock.
+        SnapshotStale: a table was rewritten between the slot's consistent point and the lock, or is locked.
     """
 
     def __init__(
-        self, server: Server, name: str, tables: Sequence[Table], publication: str, *, types: Types | None = None
+        self,
+        server: Server,
+        name: str,
+        tables: Sequence[Table],
+        publication: str,
+        *,
+        types: Types | None = None,
+        patience_ms: int = 0,
     ) -> None:
         self._server = server
+        self._patience_ms = patience_ms
         self._types = types
         self._name = name
         self._stack = contextlib.ExitStack()
@@ -89,7 +99,12 @@ class Snapshot:
     def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
-        connection.execute(f"LOCK TABLE {', '.join(table.only_sql for table in tables)} IN ACCESS SHARE MODE".encode())
+        connection.execute(f"SET lock_timeout = {self._patience_ms}".encode())
+        names = ", ".join(table.only_sql for table in tables)
+        try:
+            connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
+        except psycopg.errors.LockNotAvailable as error:
+            raise SnapshotStale(f"somebody has locked one of {names}") from error
         # In the snapshot pg_class is as it was; the function looks at the present.
         rewritten = """SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
             AND (oid = ANY(%s) OR oid IN (SELECT p.relid FROM unnest(%s::oid[]) r, pg_partition_tree(r) p))"""

@@ -40,13 +40,14 @@ from headrace.capture.postgres.decode import (
     Seen,
     UnknownRelation,
 )
+from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.joins import Joins, known
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
-from headrace.capture.postgres.snapshot import OnProgress, SnapshotStale
+from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
@@ -145,10 +146,12 @@ class PostgresSource:
         )
         self._startup = Startup(self._declared, on_progress)
         self._on_progress = on_progress
-        self._joins = Joins(0, on_progress)
         self._max_open_rows = max_open_rows
         self._clock = clock or SystemClock()
         self._wake = Wake()
+        self._joins = Joins(0, on_progress, self._wake.set)
+        self._began_stored: Began | None = None
+        self._began_storing: Began | None = None
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
         self._head = b""
@@ -265,11 +268,12 @@ class PostgresSource:
         self._declared = dataclasses.replace(self._declared, server=server)
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
         assert self._startup.began is not None
+        self._began_stored = self._startup.began
         joined = [table for table in self._startup.began.tables if table.seen is not None]
         self._decoder = Decoder(
             self.name,
             known=self._known_tables(),
-            seen={table.oid: Seen(table.seen or "", table.until) for table in joined},
+            seen={table.oid: Seen(table.seen or "", table.until, table.since) for table in joined},
             leaves_out=self._leaves_out,
             describe=self._describe if self._declared.debezium is not None else None,
             skip_below=known.acknowledged,
@@ -277,7 +281,11 @@ class PostgresSource:
         )
         for oid in self._startup.coming:
             self._decoder.await_join(oid)
-        self._joins = Joins(max([known.consistent_point, *(table.until for table in joined)]), self._on_progress)
+        self._joins = Joins(
+            max([known.consistent_point, *(table.since or table.until for table in joined)]),
+            self._on_progress,
+            self._wake.set,
+        )
         self._binary = all(table.binary for table in self._startup.tables)
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
@@ -296,11 +304,15 @@ class PostgresSource:
         tables = {table.oid: table for table in self._startup.tables}
         found = {}
         for captured in self._startup.began.tables:
-            found[captured.oid] = known((captured.schema, captured.name), tables.get(captured.oid))
+            if captured.left != drift.NARROWED:
+                found[captured.oid] = known(captured.label, tables.get(captured.oid))
         return found
 
     def _leaves_out(self, relation: Relation) -> bool:
         """Return whether rows of a table that the log does not have are no business of ours."""
+        assert self._startup.began is not None
+        if any(table.oid == relation.oid and table.left for table in self._startup.began.tables):
+            return True
         declared, name = self._declared, (relation.schema, relation.table)
         wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
         return not declared.own_publication and (not wanted or catalog.is_ours(*name))
@@ -372,6 +384,9 @@ class PostgresSource:
         self._send_due()
         if self._joins.due and (pieces := self._join()):
             return pieces
+        if self._joins.full:
+            self._joins.wait(min(timeout, self._until_due()))
+            return []
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()
@@ -389,6 +404,7 @@ class PostgresSource:
         except HistoryDiffers as error:
             assert self._record is not None
             raise slot_binding.restored(self._record, error.message, force=True) from error
+        pieces = self._joins.hold(pieces)
         self._note_received(pieces)
         return pieces or self._idle()
 
@@ -414,11 +430,13 @@ class PostgresSource:
             return []
         try:
             pieces = self._joins.next(self._declared, self._startup, self._decoder, Lsn(self._stored))
-        except (SourceUnavailable, SnapshotStale) as error:
+        except SourceError as error:
             self._joins.undo(self._decoder)
+            if isinstance(error, SourceRefused):
+                self._joins.give_up(self._declared, error)
             self._connection.drop(error.message)
             return self._rewind()
-        self._note_received(pieces)
+        self._note_received(pieces, joins=True)
         return pieces
 
     def _rewind(self) -> list[Piece[Lsn]]:
@@ -431,12 +449,13 @@ class PostgresSource:
         self._received = Lsn(self._stored)
         return [Piece(rewound=True)]
 
-    def _note_received(self, pieces: Sequence[Piece[Lsn]]) -> None:
+    def _note_received(self, pieces: Sequence[Piece[Lsn]], *, joins: bool = False) -> None:
+        """Note how far pieces reach; rows of tables that join are no transaction's that the server will send again."""
         if pieces:
             self._open = pieces[-1].open
             if pieces[-1].batches:
                 self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
-            self._rows_at += [at for piece in pieces if (at := _last_row(piece)) is not None]
+            self._rows_at += [at for piece in pieces if (at := _last_row(piece)) is not None and not joins]
         for piece in pieces:
             if piece.position is not None:
                 self._received = max(self._received, piece.position)
@@ -453,7 +472,7 @@ class PostgresSource:
         if self._connection.stream is None or self._open or self._polled > self._stored:
             return []
         behind = self._received - self._stored
-        long_ago = self._clock.monotonic() - self._stored_at >= _IDLE_S
+        long_ago = self._joins.due or self._clock.monotonic() - self._stored_at >= _IDLE_S
         return [Piece(position=self._received)] if behind > 0 and (long_ago or behind >= _IDLE_BYTES) else []
 
     def _until_due(self) -> float:
@@ -492,17 +511,23 @@ class PostgresSource:
         """Put the source's record into the transaction that appends everything committed before an LSN."""
         ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < position)]
         self._storing_last = max(ended) if self._last is not None or len(ended) > 1 else None
-        if self._joins.began is not None:
+        began = self._startup.began
+        assert began is not None
+        if self._joins.handed_out:
+            began = self._joins.with_tables(began)
+        if began is not self._began_stored:
             assert self._record is not None
-            self._record = self._joins.with_tables(self._record)
+            self._record = dataclasses.replace(self._record, tables=began.names)
             self._head = self._record.head()
-            txn.put(drift.KIND, self.name, self._joins.began.to_json())
+            txn.put(drift.KIND, self.name, began.to_json())
+        self._began_storing = began
         txn.put(KIND, self.name, self._head + SourceRecord.rest(position, self._storing_last))
         self._storing = position
 
     def acknowledge(self) -> None:
         """Tell the server what is durable, at most ten times a second."""
         self._stored = max(self._stored, self._storing)
+        self._began_stored = self._began_storing
         self._joins.stored(self._startup)
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
@@ -616,8 +641,10 @@ class PostgresSource:
             self._refused = error
             self._wake.set()
             raise
-        for text in drift.renamed(began, now):
+        left = drift.leaving(began, now, own=declared.own_publication)
+        for text in drift.said(began, now, left):
             self._say(text)
+        self._startup.leave(left)
 
     def _check_updates(self, connection: SqlConnection) -> None:
         """Say loudly when a table lost its replica identity: the user's own statements fail since then."""
@@ -677,6 +704,7 @@ class PostgresSource:
     def stop(self) -> None:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
         self._ending.set()
+        self._joins.close()
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()

@@ -18,7 +18,7 @@ from headrace.capture.base import KIND, Log
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
-from headrace.capture.postgres.drift import Began, Look
+from headrace.capture.postgres.drift import Began, Captured, Look
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
@@ -105,6 +105,7 @@ class Startup:
         self._declared = declared
         self._on_progress = on_progress
         self._rows: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._identity = Identity("", 0, "")
         self._claims_slot = False  # this log was making its slot when it was stopped
 
@@ -146,6 +147,20 @@ class Startup:
                 checks.refuse(checks.publication(publication, declared.publication, self.tables, str(server)))
         self.done()
 
+    def joined(self, tables: Sequence[Table], captured: Sequence[Captured]) -> None:
+        """Note tables that have joined. From any thread."""
+        with self._lock:
+            assert self.began is not None
+            self.began = self.began.with_tables(captured)
+            self.tables = [*(table for table in self.tables if table.oid not in {t.oid for t in tables}), *tables]
+
+    def leave(self, left: Mapping[int, str]) -> None:
+        """Note tables that have left: why, by OID. From any thread."""
+        with self._lock:
+            if left and self.began is not None:
+                self.began = self.began.without(left)
+                self.tables = [table for table in self.tables if table.oid not in left]
+
     def _record(self, log: Log) -> SourceRecord | None:
         """Return the record from which the capture goes on; None where it begins."""
         slot_binding.check_whole(log, self._declared.name)
@@ -185,16 +200,20 @@ class Startup:
         if self.began is None:
             self.began = self._taken_up(connection, known)
         declared, now = self._declared, drift.look_again(connection, self.began)
-        self.coming = frozenset(now.entries) - {table.oid for table in self.began.tables}
-        drift.check(
-            self.began,
-            now,
-            own=declared.own_publication,
-            coming=lambda: declared.meant(connection),
-        )
-        return known_tables(
-            connection, declared.patterns, self.began, declared.left_out, joins=declared.own_publication
-        )
+        meant = declared.meant(connection)
+        drift.check(self.began, now, own=declared.own_publication, coming=lambda: meant)
+        left = drift.leaving(self.began, now, own=declared.own_publication)
+        tables = known_tables(connection, self.began.without(left))
+        staying = {table.oid for table in tables if catalog.matches(".".join(table.label), declared.patterns)}
+        staying = (staying | meant) - {t.oid for t in tables if (t.schema, t.name) in declared.left_out}
+        left |= {table.oid: drift.NARROWED for table in tables if table.oid not in staying}
+        if left and not meant and not any(table.oid in staying for table in tables):
+            checks.refuse(checks.nothing_matches(tables, declared.patterns, str(declared.server)))
+        for text in drift.said(self.began, now, left):
+            logger.warning("%s", text, extra=event("tables_left", source=declared.name))
+        self.began = self.began.without(left)
+        self.coming = (frozenset(now.entries) - {table.oid for table in self.began.active}) & meant
+        return [table for table in tables if table.oid in staying]
 
     def _taken_up(self, connection: SqlConnection, known: SourceRecord) -> Began:
         """Return what a capture began with whose log has only the tables' names: that which has these names now.
@@ -252,13 +271,35 @@ class Startup:
                 began = Claim.load(log, declared.name).snapshot
                 wanted = replace(self._claim(known.slot), snapshot=began)
                 self.owner = slot_binding.claim(log, self.owner, declared.name, wanted)
-                if Began.load(log, declared.name) is None:
-                    self._put(log, known)
+                known = self._let_go(connection, log, known)
             slot_binding.note(connection, declared.publication, declared.slot, self.owner)
             wait_until_free(connection, declared.slot, cancelled, self._say)
             if warning := slots.idle_warning(connection, server, declared.slot):
                 logger.warning("%s", warning)
         self.done()
+        return known
+
+    def _let_go(self, connection: SqlConnection, log: Log, known: SourceRecord) -> SourceRecord:
+        """Store which tables have left, and take those that are not to be captured out of our own publication."""
+        declared, began = self._declared, self.began
+        assert began is not None
+        before = Began.load(log, declared.name)
+        if before != began:
+            if before is not None:
+                known = replace(known, tables=began.names)
+                if {table.oid for table in before.active} != {table.oid for table in began.active}:
+                    # The last transaction may have rows of tables that have left only: it is not looked for again.
+                    known = replace(known, last=None)
+            self._put(log, known)
+            fault("leave.stored")
+        gone = {table.oid for table in began.tables if table.left == drift.NARROWED} - self.coming
+        if declared.own_publication and gone:
+            entries = drift.look(connection, declared.publication).entries
+            tables = [table.only_sql for table in catalog.all_tables(connection) if table.oid in gone & entries.keys()]
+            if tables:
+                statement = f"ALTER PUBLICATION {quote(declared.publication)} DROP TABLE {', '.join(tables)}"
+                connection.execute(statement.encode())
+                fault("leave.unpublished")
         return known
 
     def _say(self, doing: str) -> None:
@@ -416,34 +457,11 @@ def choose_tables(
     return chosen
 
 
-def known_tables(
-    connection: SqlConnection,
-    patterns: Sequence[str],
-    began: Began,
-    left_out: Collection[tuple[str, str]] = (),
-    *,
-    joins: bool = False,
-) -> list[Table]:
-    """Return a log's tables, found by OID whatever they are called now, in name order, without their columns.
-
-    Args:
-        left_out: tables (schema, name) that are not captured though they match.
-        joins: others that match may join while the capture runs.
-
-    Raises:
-        SourceRefused: the patterns no longer mean one of them, or mean one that the log does not have.
-    """
-    known = {table.oid: (table.schema, table.name) for table in began.tables}
-    existing = catalog.all_tables(connection)
-    found = [replace(table, captured_as=known[table.oid]) for table in existing if table.oid in known]
-    meant = {table.oid for table in catalog.matching(existing, patterns) if (table.schema, table.name) not in left_out}
-    meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
-    slot_binding.check_tables(
-        [str(table) for table in began.tables],
-        new=[] if joins else [str(table) for table in existing if table.oid in meant - known.keys()],
-        left=[".".join(table.label) for table in found if table.oid not in meant],
-    )
-    return found
+def known_tables(connection: SqlConnection, began: Began) -> list[Table]:
+    """Return a log's tables, found by OID whatever they are called now, in name order, without their columns."""
+    known = {table.oid: table.label for table in began.active}
+    found = [table for table in catalog.all_tables(connection) if table.oid in known]
+    return [replace(table, captured_as=known[table.oid]) for table in found]
 
 
 def check_rights(
@@ -474,8 +492,7 @@ def check_room(connection: SqlConnection, server: Server) -> None:
 
 def right_shape(now: Look, tables: Sequence[Table]) -> bool:
     """Return whether our own publication is as we would make it."""
-    via_root = any(table.partitioned for table in tables)
-    return now.only_ours(via_root=via_root) and now.entries.keys() == {table.oid for table in tables}
+    return now.only_ours() and now.entries.keys() == {table.oid for table in tables}
 
 
 def ensure_publication(
