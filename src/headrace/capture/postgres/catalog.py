@@ -54,6 +54,7 @@ class Table:
         identity_columns: of the replica identity, where that is another index than the key's.
         ancestors: OIDs of the partitioned tables that it is in.
         facts: what else the catalog says of it (`headrace.capture.postgres.facts`), where that is wanted.
+        whole: a snapshot reads rows of tables that inherit from it, too.
     """
 
     oid: int
@@ -71,6 +72,7 @@ class Table:
     identity_columns: tuple[str, ...] = ()
     ancestors: tuple[int, ...] = ()
     facts: str = ""
+    whole: bool = False
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -170,6 +172,7 @@ class Role:
         replicates: it may open a replication connection.
         may_create: publications and schemas in the database.
         managed: the role that carries the right to replicate where the server is somebody's service; "" elsewhere.
+        superuser: it may publish all tables.
     """
 
     name: str
@@ -177,6 +180,7 @@ class Role:
     replicates: bool
     may_create: bool
     managed: str
+    superuser: bool = False
 
 
 def quote(identifier: str) -> str:
@@ -204,7 +208,7 @@ def pooled(connection: SqlConnection) -> bool:
 _ROLE = """
 SELECT current_user::text, current_database()::text,
        r.rolreplication OR r.rolsuper OR (m.oid IS NOT NULL AND pg_has_role(m.oid, 'MEMBER')),
-       has_database_privilege(current_database(), 'CREATE'), coalesce(m.rolname::text, '')
+       has_database_privilege(current_database(), 'CREATE'), coalesce(m.rolname::text, ''), r.rolsuper
 FROM pg_roles r LEFT JOIN pg_roles m ON m.rolname = 'rds_replication' WHERE r.rolname = current_user
 """
 
@@ -258,11 +262,16 @@ ORDER BY a.attrelid, a.attnum
 """
 
 
-def all_tables(connection: SqlConnection) -> list[Table]:
-    """Return tables of the database in name order, ordinary and partitioned, without their columns."""
+def all_tables(connection: SqlConnection, only: int | None = None) -> list[Table]:
+    """Return tables of the database in name order, ordinary and partitioned, without their columns.
+
+    Args:
+        only: the OID of the one that is looked for.
+    """
     found = []
+    which = _WHICH if only is None else f"{_WHICH} AND c.oid = {only}"
     for oid, schema, name, kind, persistence, identity, rows, key, ancestors, *rights in connection.execute(
-        _TABLES.format(which=_WHICH, ancestors=_ANCESTORS).encode()
+        _TABLES.format(which=which, ancestors=_ANCESTORS).encode()
     ):
         missing = tuple(right for right, has in zip(_RIGHTS, rights, strict=True) if not has)
         table = Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing)
@@ -287,10 +296,14 @@ def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, 
     return {table.oid: None if table.identity == "f" else frozenset(found.get(table.oid, ())) for table in tables}
 
 
-def matching_names(connection: SqlConnection, patterns: Sequence[str]) -> dict[int, tuple[str, str]]:
+def matching_names(
+    connection: SqlConnection, patterns: Sequence[str], *, by_leaf: bool = False
+) -> dict[int, tuple[str, str]]:
     """Return schema and name by OID of the tables that `matching` finds, without looking at their columns."""
     found = connection.execute(_NAMES.format(which=_WHICH, ancestors=_ANCESTORS).encode()).fetchall()
     named = {oid: (schema, name) for oid, schema, name, _ in found if matches(f"{schema}.{name}", patterns)}
+    if by_leaf:
+        return named
     return {oid: named[oid] for oid, *_, ancestors in found if oid in named and not named.keys() & set(ancestors)}
 
 
@@ -365,12 +378,13 @@ def unique_indexes(connection: SqlConnection, oids: Sequence[int]) -> dict[int, 
     return {oid: UniqueIndex(name, tuple(columns)) for oid, name, columns in rows}
 
 
-def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
+def matching(tables: Sequence[Table], patterns: Sequence[str], *, by_leaf: bool = False) -> list[Table]:
     """Return tables of which one of the patterns matches the whole ``schema.table``, whatever the case.
 
-    Partitions of a table that is found are not: their rows are its rows.
+    Partitions of a table that is found are not, unless rows are to be those of partitions: their rows are its rows.
     """
-    return without_partitions([table for table in tables if matches(str(table), patterns)])
+    found = [table for table in tables if matches(str(table), patterns)]
+    return found if by_leaf else without_partitions(found)
 
 
 def without_partitions(tables: Sequence[Table]) -> list[Table]:

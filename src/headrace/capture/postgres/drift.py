@@ -46,6 +46,7 @@ class Captured:
         seen, until, since: of a table that joined later, what its snapshot saw
             (`headrace.capture.postgres.decode.Seen`).
         left: why it is captured no more; "" as long as it is.
+        streamed: its changes are published; those of a partitioned table may be its partitions'.
     """
 
     oid: int
@@ -58,6 +59,7 @@ class Captured:
     until: int = 0
     since: int = 0
     left: str = ""
+    streamed: bool = True
 
     @property
     def label(self) -> tuple[str, str]:
@@ -101,11 +103,14 @@ class Began:
         own predecessor.
         """
         oids, labels = {table.oid for table in joined}, {table.label for table in joined}
-        kept = []
+        kept: list[Captured] = []
         for table in self.tables:
-            if table.oid in oids or (table.label in labels and table.left == DROPPED):
+            if table.oid in oids:
                 continue
-            kept.append(replace(table, left=DROPPED) if table.label in labels else table)
+            if table.label in labels and table.left in ("", DROPPED):
+                kept = [other for other in kept if other.label != table.label or other.left != DROPPED]
+                table = replace(table, left=DROPPED)
+            kept.append(table)
         return replace(self, tables=(*kept, *joined))
 
     def without(self, left: Mapping[int, str]) -> Began:
@@ -216,6 +221,11 @@ class Look:
         row = self.row
         return Began(self.publication, int(row["oid"]), row["xmin"], str(row["pubowner"]), self.options, captured)
 
+    def snapshot_only(self, began: Began) -> Began:
+        """Return it with those tables marked whose changes are not published under their own names."""
+        tables = tuple(replace(table, streamed=self.publishes(table.oid)) for table in began.tables)
+        return replace(began, tables=tables)
+
 
 # Not pg_publication_tables: it locks the tables, and would wait for whoever rewrites one.
 _LOOK = """
@@ -261,10 +271,14 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(int(row["oid"]), None if columns is None else str(columns), hashed)
 
 
-def check(began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[int]] = tuple) -> None:
+def check(
+    began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[int]] = tuple, by_name: bool = False
+) -> None:
     """Refuse where rows may have gone by that the log should have, or where a name means another table now.
 
     Args:
+        by_name: whatever comes of a table that matches is captured, as Debezium does: only the publication itself has
+            to be as it was.
         own: the publication is the capture's own: it should have no other tables.
         coming: OIDs of tables that may be in it, as they join.
 
@@ -272,9 +286,13 @@ def check(began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[i
         Stranded: naming the table, and the ways on.
     """
     what = _of_publication(began, now)
+    if by_name:
+        if what is not None:
+            raise _missing(what)
+        return
     left = leaving(began, now, own=own)
     for table in began.active:
-        if table.oid not in left:
+        if table.oid not in left and table.streamed:
             what = what or _of_table(began, table, now)
     others = now.entries.keys() - {table.oid for table in began.tables}
     if others and own:
@@ -303,13 +321,13 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
         what = f"publication «{publication}» is gone"
     elif gone:
         what = f"publication «{publication}» no longer has {', '.join(gone)} (renamed, dropped, or removed from it)"
-    elif own and not (now.only_ours(_WITHOUT_ROOTS) and now.entries.keys() == now.tables.keys()):
+    elif own and not ((now.only_ours() or now.only_ours(_WITHOUT_ROOTS)) and now.entries.keys() == now.tables.keys()):
         what = f"publication «{publication}» was altered"
     if what:
         raise _missing(what)
 
 
-def leaving(began: Began, now: Look, *, own: bool) -> dict[int, str]:
+def leaving(began: Began, now: Look, *, own: bool, by_name: bool = False) -> dict[int, str]:
     """Return tables that are captured no more from now on, and why, by OID.
 
     Args:
@@ -321,6 +339,8 @@ def leaving(began: Began, now: Look, *, own: bool) -> dict[int, str]:
         there, entry = now.tables.get(table.oid), now.entries.get(table.oid)
         if there is None:
             left[table.oid] = DROPPED
+        elif by_name or not table.streamed:
+            continue
         elif now.publishes(table.oid):
             if not own and table.entry and (entry is None or entry.oid != table.entry):
                 left[table.oid] = UNPUBLISHED  # and put back: what lies between is not sent
@@ -417,15 +437,20 @@ def _names(oids: Iterable[int], now: Look) -> str:
     return ", ".join(named) or "all of a schema"
 
 
-def recreated(publication: str, tables: Sequence[Table]) -> list[str]:
+def recreated(publication: str, tables: Sequence[Table], *, everything: bool, by_leaf: bool) -> list[str]:
     """Return the statements that make a publication of our own, whatever there was of its name.
 
     Rows of partitioned tables are published as theirs, whatever partition they are in, or will be; also of those that
     will join.
+
+    Args:
+        everything: it has all tables, also those that will be made.
+        by_leaf: rows of partitioned tables are those of their partitions.
     """
-    publish = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
-    listed = ", ".join(table.only_sql for table in tables)
+    publish = f"publish = 'insert, update, delete, truncate', publish_via_partition_root = {str(not by_leaf).lower()}"
+    listed = ", ".join(table.only_sql for table in tables if table.persistence == "p")
+    which = "ALL TABLES" if everything else f"TABLE {listed}"
     return [
         f"DROP PUBLICATION IF EXISTS {quote(publication)}",
-        f"CREATE PUBLICATION {quote(publication)} FOR TABLE {listed} WITH ({publish})",
+        f"CREATE PUBLICATION {quote(publication)} FOR {which} WITH ({publish})",
     ]

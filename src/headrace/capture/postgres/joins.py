@@ -42,7 +42,7 @@ from headrace.capture.postgres.drift import Began, Captured
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, SnapshotStale, pieces
 from headrace.capture.postgres.startup import PATIENCE_S, Declared, Startup
 from headrace.capture.postgres.table import Events, topic_of, truncates
-from headrace.errors import SourceRefused
+from headrace.errors import SourceError, SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
 from headrace.position import Lsn
@@ -68,10 +68,15 @@ def publish(connection: SqlConnection, publication: str, tables: Sequence[Table]
     """
     query = """SELECT r.prrelid::bigint FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
         WHERE p.pubname = %s"""
-    there = {oid for (oid,) in connection.execute(query, [publication])}
-    lacking = [table.only_sql for table in tables if table.oid not in there]
-    if lacking:
-        connection.execute(f"ALTER PUBLICATION {quote(publication)} ADD TABLE {', '.join(lacking)}".encode())
+    with connection.transaction():
+        there = {oid for (oid,) in connection.execute(query, [publication])}
+        lacking = [table for table in tables if table.oid not in there]
+        if lacking:
+            names = ", ".join(table.only_sql for table in lacking)
+            connection.execute(f"ALTER PUBLICATION {quote(publication)} ADD TABLE {names}".encode())
+            # A name may be another table's by now.
+            if {oid for (oid,) in connection.execute(query, [publication])} != there | {t.oid for t in lacking}:
+                raise psycopg.errors.UndefinedTable(f"one of {names} is another table now")
     fault("join.published")
     return number(connection, "xmax")
 
@@ -330,7 +335,8 @@ class Joins:
         self._storing = False
         self._at = 0
         self._again_at = 0.0
-        self._refused: set[int] = set()
+        self._refused: dict[int, str] = {}
+        self._unreadable: set[int] = set()
 
     @property
     def due(self) -> bool:
@@ -355,12 +361,13 @@ class Joins:
         """
         with self._lock:
             if not self.pending and startup.began is not None:
-                new = self._new(connection, declared, startup.began)
+                new = self._new(connection, declared, startup.began, decoder)
                 for table in new:
                     decoder.await_join(table.oid)
                 try:
                     if new:
-                        self._limit = publish(connection, declared.publication, new)
+                        own = declared.own_publication
+                        self._limit = publish(connection, declared.publication, new if own else ())
                 except psycopg.errors.UndefinedTable:
                     new = []  # dropped since; the others are seen at the next look
                 if new:
@@ -384,30 +391,56 @@ class Joins:
         text = f"{names}: joins when transactions have ended that were open before: {who or 'nobody is seen'}"
         logger.warning("%s", text, extra=event("tables_wait", source=source))
 
-    def _new(self, connection: SqlConnection, declared: Declared, began: Began) -> list[Table]:
-        meant = declared.meant(connection) - {table.oid for table in began.active} - self._refused
+    def _new(self, connection: SqlConnection, declared: Declared, began: Began, decoder: Decoder) -> list[Table]:
+        meant = declared.meant(connection) - {table.oid for table in began.active} - self._unreadable
+        if meant and not declared.own_publication:
+            meant = self._published_by_user(connection, declared, meant)
         if not meant:
             return []
-        found = [table for table in catalog.all_tables(connection) if table.oid in meant]
-        found = catalog.with_columns(connection, found, None)
+        existing = catalog.all_tables(connection)
+        publication = None if declared.own_publication else catalog.publication(connection, declared.publication)
+        found = catalog.with_columns(connection, [table for table in existing if table.oid in meant], publication)
         failing = {}
         if not declared.allow_failing_updates:
             failing = catalog.failing_updates(connection, [table.oid for table in found])
-        taken = _Topics(declared.name, began)
-        kept = []
+        # One that was dropped since is seen to be so at the next look.
+        there = {table.oid for table in existing}
+        dropped = {table.label for table in began.active if table.oid not in there}
+        kept: list[Table] = []
         for table in found:
-            why = _refusal(table, failing, taken.of(table), by_root=bool(began.options.get("pubviaroot")))
+            if table.label in dropped:
+                continue
+            other = taken(declared.name, began, table.label) or _same_topic(declared.name, kept, table)
+            why = _refusal(table, failing, other, by_root=bool(began.options.get("pubviaroot")))
             if why:
-                self._refuse(table, why, declared.name)
+                self._refuse(table.oid, str(table), why, declared.name)
+                decoder.leave_out(table.oid)
             else:
-                taken.take(table)
+                self._refused.pop(table.oid, None)
                 kept.append(table)
         return kept
 
-    def _refuse(self, table: Table, why: str, source: str) -> None:
-        self._refused.add(table.oid)
-        text = f"table {table} matches tables=… and is not captured: {why}"
-        logger.warning("%s", text, extra=event("catalog", source=source))
+    def _published_by_user(
+        self, connection: SqlConnection, declared: Declared, meant: frozenset[int]
+    ) -> frozenset[int]:
+        """Return those of tables that the user's publication sends; the others are said, once."""
+        now = drift.look(connection, declared.publication, oids=list(meant))
+        published = frozenset(oid for oid in meant if now.publishes(oid))
+        for oid in meant - published:
+            why = f"publication «{declared.publication}» does not send it; it joins when it is added"
+            self._refuse(oid, str(now.tables.get(oid, f"relation {oid}")), why, declared.name)
+        return published
+
+    def refuses(self, oid: int) -> bool:
+        """Return whether a table cannot join."""
+        return oid in self._refused
+
+    def _refuse(self, oid: int, name: str, why: str, source: str) -> None:
+        """Tell people, once, why a table does not join now."""
+        if self._refused.get(oid) != why:
+            self._refused[oid] = why
+            text = f"table {name} matches tables=… and is not captured: {why}"
+            logger.warning("%s", text, extra=event("catalog", source=source))
 
     def next(self, declared: Declared, startup: Startup, decoder: Decoder, at: Lsn) -> list[Piece[Lsn]]:
         """Return the next piece of the tables that join; none where they have to wait a little longer.
@@ -441,8 +474,9 @@ class Joins:
         again = frozenset(table.label for table in startup.began.tables)
         try:
             join = Join(declared, self._published, again, self._wake)
-        except SnapshotStale:
+        except SnapshotStale as error:
             self._again_at = time.monotonic() + _AGAIN_S
+            self.give_up(declared, error)
             return
         except SourceRefused as error:
             self.give_up(declared, error)
@@ -455,16 +489,20 @@ class Joins:
         self._join = join
         join.begin()
 
-    def give_up(self, declared: Declared, error: SourceRefused) -> None:
-        """Forget tables that cannot be read: one that was dropped, or one that we may not read, which is said."""
+    def give_up(self, declared: Declared, error: SourceError) -> None:
+        """Prepare tables again of which one was dropped or renamed; say of those that we may not read that it is so."""
         with contextlib.closing(declared.server.sql()) as connection, declared.server.translated("a catalog query"):
-            query = "SELECT oid::bigint FROM pg_class WHERE oid = ANY(%s)"
+            query = """SELECT c.oid::bigint, n.nspname, c.relname FROM pg_class c
+                JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s)"""
             rows = connection.execute(query, [[table.oid for table in self._published]])
-            there = {oid for (oid,) in rows}
+            there = {(oid, schema, name) for oid, schema, name in rows}
+        same = there == {(table.oid, table.schema, table.name) for table in self._published}
         with self._lock:
-            if there == {table.oid for table in self._published}:
-                for table in self._published:
-                    self._refuse(table, error.message, declared.name)
+            if same and not isinstance(error, SourceRefused):
+                return
+            for table in self._published if same else ():
+                self._unreadable.add(table.oid)
+                self._refuse(table.oid, str(table), error.message, declared.name)
             self._published = ()
 
     # --- what the stream brings meanwhile ---
@@ -522,24 +560,16 @@ class Joins:
             self._join.close()
 
 
-class _Topics:
-    """The topics that captured tables have or had."""
+def taken(prefix: str, began: Began, label: tuple[str, str]) -> str:
+    """Return the table whose topic a new one would have: another name's, or one's that is still captured; else ""."""
+    topic = topic_of(prefix, label)
+    others = [table for table in began.tables if topic_of(prefix, table.label) == topic]
+    return next((str(table) for table in others if table.label != label or not table.left), "")
 
-    def __init__(self, prefix: str, began: Began) -> None:
-        self._prefix = prefix
-        self._labels = {topic_of(prefix, table.label): table.label for table in began.tables}
-        self._taken = {topic_of(prefix, table.label): str(table) for table in began.active}
 
-    def of(self, table: Table) -> str:
-        """Return the table whose topic a new one would have: one that is captured, or another name's; else ""."""
-        topic = topic_of(self._prefix, table.label)
-        label = self._labels.get(topic, table.label)
-        return self._taken.get(topic, "") or (".".join(label) if label != table.label else "")
-
-    def take(self, table: Table) -> None:
-        """Note that a table joins."""
-        topic = topic_of(self._prefix, table.label)
-        self._taken[topic], self._labels[topic] = str(table), table.label
+def _same_topic(prefix: str, kept: Sequence[Table], table: Table) -> str:
+    topic = topic_of(prefix, table.label)
+    return next((str(other) for other in kept if topic_of(prefix, other.label) == topic), "")
 
 
 def known(label: tuple[str, str], table: Table | None) -> Known:

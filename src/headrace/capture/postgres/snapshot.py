@@ -57,7 +57,7 @@ class Snapshot:
         ts_us: the server's time when it was imported.
 
     Raises:
-        SnapshotStale: a table was rewritten between the slot's consistent point and the lock, or is locked.
+        SnapshotStale: a table was rewritten or renamed between the slot's consistent point and the lock, or is locked.
     """
 
     def __init__(
@@ -105,6 +105,12 @@ class Snapshot:
             connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
         except psycopg.errors.LockNotAvailable as error:
             raise SnapshotStale(f"somebody has locked one of {names}") from error
+        # A name may be another table's by now, which the lock keeps it from becoming later.
+        named = "SELECT to_regclass(name)::oid::bigint FROM unnest(%s::text[]) WITH ORDINALITY n(name, i) ORDER BY i"
+        found_oids = [oid for (oid,) in connection.execute(named, [[table.sql for table in tables]])]
+        for table, oid in zip(tables, found_oids, strict=True):
+            if oid != table.oid:
+                raise SnapshotStale(f"{table} is another table now")
         # In the snapshot pg_class is as it was; the function looks at the present.
         rewritten = """SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
             AND (oid = ANY(%s) OR oid IN (SELECT p.relid FROM unnest(%s::oid[]) r, pg_partition_tree(r) p))"""
@@ -134,7 +140,7 @@ class Snapshot:
         """Yield the table's rows as the columns of `select` give them, in batches of about 8 MB."""
         with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(select(table))
+            cursor.execute(select(table, partitions=table.whole))
             yield from cursor.fetch_record_batch()
 
     @contextlib.contextmanager

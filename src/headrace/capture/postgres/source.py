@@ -38,11 +38,12 @@ from headrace.capture.postgres.decode import (
     NeedsTextMode,
     Resent,
     Seen,
+    Stranger,
     UnknownRelation,
 )
-from headrace.capture.postgres.drift import Began
+from headrace.capture.postgres.drift import Began, Captured
 from headrace.capture.postgres.facts import table_facts
-from headrace.capture.postgres.joins import Joins, known
+from headrace.capture.postgres.joins import Joins, known, taken
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
@@ -274,7 +275,7 @@ class PostgresSource:
             self.name,
             known=self._known_tables(),
             seen={table.oid: Seen(table.seen or "", table.until, table.since) for table in joined},
-            leaves_out=self._leaves_out,
+            meet=self._meet,
             describe=self._describe if self._declared.debezium is not None else None,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
@@ -308,14 +309,35 @@ class PostgresSource:
                 found[captured.oid] = known(captured.label, tables.get(captured.oid))
         return found
 
-    def _leaves_out(self, relation: Relation) -> bool:
-        """Return whether rows of a table that the log does not have are no business of ours."""
-        assert self._startup.began is not None
-        if any(table.oid == relation.oid and table.left for table in self._startup.began.tables):
-            return True
-        declared, name = self._declared, (relation.schema, relation.table)
+    def _meet(self, relation: Relation, lsn: int) -> Known | Stranger:
+        """Say what to do with a table that the log does not have, whose rows come."""
+        declared, began = self._declared, self._startup.began
+        assert began is not None
+        name = (relation.schema, relation.table)
+        if any(table.oid == relation.oid and table.left == drift.NARROWED for table in began.tables):
+            return Stranger.LEFT_OUT
         wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
-        return not declared.own_publication and (not wanted or catalog.is_ours(*name))
+        if declared.own_publication and not began.options.get("puballtables") and not (wanted and declared.debezium):
+            return Stranger.REFUSED
+        if not wanted or catalog.is_ours(*name):
+            return Stranger.LEFT_OUT
+        if declared.debezium is None:
+            return Stranger.LEFT_OUT if self._joins.refuses(relation.oid) else Stranger.AWAITED
+        return self._take_up(relation, lsn)
+
+    def _take_up(self, relation: Relation, lsn: int) -> Known | Stranger:
+        """Capture a table from a commit on, as Debezium does: without the rows that it had."""
+        assert self._startup.began is not None
+        label = (relation.schema, relation.table)
+        if other := taken(self.name, self._startup.began, label):
+            self._say(f"table {'.'.join(label)} is not captured: its topic is that of {other}")
+            return Stranger.LEFT_OUT
+        with self._sql_lock, self._declared.server.translated("a catalog query"):
+            tables = catalog.all_tables(self._connected(), relation.oid)
+        captured = Captured(relation.oid, *label, 0, None, None, seen="", since=lsn)
+        self._startup.joined(tables, (captured,))
+        logger.info("%s: captured from now on", ".".join(label), extra=event("tables_joined", tables=[".".join(label)]))
+        return known(label, tables[0] if tables else None)
 
     def _describe(self, relation: Relation) -> str:
         """Return what the catalog says of a table now.
@@ -432,7 +454,7 @@ class PostgresSource:
             pieces = self._joins.next(self._declared, self._startup, self._decoder, Lsn(self._stored))
         except SourceError as error:
             self._joins.undo(self._decoder)
-            if isinstance(error, SourceRefused):
+            if isinstance(error, SourceRefused):  # the others go on
                 self._joins.give_up(self._declared, error)
             self._connection.drop(error.message)
             return self._rewind()
@@ -635,13 +657,14 @@ class PostgresSource:
             return
         now = drift.look_again(connection, began)
         declared = self._declared
+        own, by_name = declared.own_publication, declared.by_name(began)
         try:
-            drift.check(began, now, own=declared.own_publication, coming=lambda: declared.meant(connection))
+            drift.check(began, now, own=own, coming=lambda: declared.meant(connection), by_name=by_name)
         except SourceRefused as error:
             self._refused = error
             self._wake.set()
             raise
-        left = drift.leaving(began, now, own=declared.own_publication)
+        left = drift.leaving(began, now, own=own, by_name=by_name)
         for text in drift.said(began, now, left):
             self._say(text)
         self._startup.leave(left)
@@ -679,19 +702,11 @@ class PostgresSource:
     def _look_for_new(self, connection: SqlConnection) -> None:
         """Have tables join that match and were made since the capture began; say of those that cannot."""
         assert self._startup.began is not None
-        if self._declared.own_publication:
-            self._joins.prepare(connection, self._declared, self._startup, self._decoder)
-            if self._joins.pending:
-                self._wake.set()
-            return
-        known = {table.oid for table in self._startup.began.tables}
-        for oid, name in catalog.matching_names(connection, self._declared.patterns).items():
-            if oid not in known and name not in self._declared.left_out:
-                self._say(
-                    f"table {'.'.join(name)} matches tables=… and was made (or renamed) since the capture began: it is "
-                    "not captured, and the next start will be refused; narrow tables=…, or stop the pipeline and have "
-                    f"it taken in: headrace capture resync FILE.py --log {self._declared.place}"
-                )
+        if self._declared.by_name(self._startup.began):
+            return  # such tables are taken up as their rows come
+        self._joins.prepare(connection, self._declared, self._startup, self._decoder)
+        if self._joins.pending:
+            self._wake.set()
 
     def _say(self, text: str) -> None:
         """Warn of something once."""
