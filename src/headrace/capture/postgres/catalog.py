@@ -23,6 +23,7 @@ from headrace.capture.postgres.table import Table as StreamTable
 from headrace.capture.postgres.table import table as stream_table
 from headrace.capture.postgres.types import binary_decodable
 
+_ATTEMPTS = 20
 SqlConnection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -270,13 +271,19 @@ def all_tables(connection: SqlConnection, only: int | None = None) -> list[Table
     """
     found = []
     which = _WHICH if only is None else f"{_WHICH} AND c.oid = {only}"
-    for oid, schema, name, kind, persistence, identity, rows, key, ancestors, *rights in connection.execute(
-        _TABLES.format(which=which, ancestors=_ANCESTORS).encode()
+    query = _TABLES.format(which=which, ancestors=_ANCESTORS)
+    for oid, schema, name, kind, persistence, identity, rows, key, ancestors, *rights in _patiently(
+        connection, query, []
     ):
         missing = tuple(right for right, has in zip(_RIGHTS, rights, strict=True) if not has)
         table = Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing)
         found.append(replace(table, ancestors=tuple(ancestors)))
     return found
+
+
+def is_there(connection: SqlConnection, oid: int) -> bool:
+    """Return whether there is a table, or another relation, of this number."""
+    return connection.execute("SELECT 1 FROM pg_class WHERE oid = %s", [oid]).fetchone() is not None
 
 
 _IDENTITIES = """
@@ -340,7 +347,7 @@ def failing_updates(connection: SqlConnection, oids: Sequence[int]) -> dict[int,
     It asks that of the partition that a row is in, never of a partitioned table.
     """
     generated = connection.info.server_version >= 180000
-    leaves = connection.execute(_LEAVES, [list(oids)]).fetchall()
+    leaves = _patiently(connection, _LEAVES, [list(oids)])
     partitioned = {root for root, _, _ in leaves}
     of_leaf = [(leaf, root, name) for root, leaf, name in leaves if leaf is not None]
     asked = {oid for oid in oids if oid not in partitioned} | {leaf for leaf, _, _ in of_leaf}
@@ -449,6 +456,18 @@ def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
     return Slot(name, plugin, database, active_pid, confirmed, lost, *rest)
 
 
+def _patiently(connection: SqlConnection, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+    """Return the rows of a query that opens tables, and fails where one is dropped while it runs."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with connection.transaction():
+                return connection.execute(query.encode(), parameters).fetchall()
+        except (psycopg.errors.InternalError_, psycopg.errors.UndefinedTable):
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
 def publication(connection: SqlConnection, name: str) -> Publication | None:
     """Return the publication of this name with what it publishes."""
     query = """SELECT puballtables, array_remove(ARRAY[CASE WHEN pubinsert THEN 'insert' END,
@@ -463,6 +482,6 @@ def publication(connection: SqlConnection, name: str) -> Publication | None:
     # By OID: between this query and the one for the tables, two of them may exchange their names.
     listing = f"""SELECT c.oid, {extra} FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = %s"""
-    for oid, columns, row_filter in connection.execute(listing.encode(), [name]):
+    for oid, columns, row_filter in _patiently(connection, listing, [name]):
         tables[oid] = (None if columns is None else tuple(columns), row_filter)
     return Publication(name, row[0], frozenset(row[1]), tables)

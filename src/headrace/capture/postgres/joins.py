@@ -319,6 +319,7 @@ class Joins:
         running: pieces of the tables that join now.
         after: an LSN that the log must have passed before others join.
         waiting: tables are published, and transactions that were at work then are at work still.
+        published: OIDs of tables that were put into the publication to join.
     """
 
     def __init__(self, after: int, on_progress: OnProgress, wake: Callable[[], None]) -> None:
@@ -337,6 +338,7 @@ class Joins:
         self._again_at = 0.0
         self._refused: dict[int, str] = {}
         self._unreadable: set[int] = set()
+        self.published: frozenset[int] = frozenset()
 
     @property
     def due(self) -> bool:
@@ -364,6 +366,7 @@ class Joins:
                 new = self._new(connection, declared, startup.began, decoder)
                 for table in new:
                     decoder.await_join(table.oid)
+                self.published |= {table.oid for table in new}
                 try:
                     if new:
                         own = declared.own_publication

@@ -317,8 +317,10 @@ class PostgresSource:
         if any(table.oid == relation.oid and table.left == drift.NARROWED for table in began.tables):
             return Stranger.LEFT_OUT
         wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
-        if declared.own_publication and not began.options.get("puballtables") and not (wanted and declared.debezium):
-            return Stranger.REFUSED
+        if not wanted and declared.own_publication and not began.options.get("puballtables"):
+            with self._sql_lock, declared.server.translated("a catalog query"):
+                there = catalog.is_there(self._connected(), relation.oid)
+            return Stranger.REFUSED if there else Stranger.LEFT_OUT
         if not wanted or catalog.is_ours(*name):
             return Stranger.LEFT_OUT
         if declared.debezium is None:
@@ -659,7 +661,8 @@ class PostgresSource:
         declared = self._declared
         own, by_name = declared.own_publication, declared.by_name(began)
         try:
-            drift.check(began, now, own=own, coming=lambda: declared.meant(connection), by_name=by_name)
+            coming = self._joins.published
+            drift.check(began, now, own=own, coming=lambda: declared.meant(connection) | coming, by_name=by_name)
         except SourceRefused as error:
             self._refused = error
             self._wake.set()
