@@ -6,6 +6,8 @@ import itertools
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +15,11 @@ from tests.capture.conftest import Capture, CapturedDatabase, Engine, Writer
 from tests.waiting import wait_until
 
 from headrace.batch import Batch
+from headrace.capture.postgres import joins
 from headrace.capture.postgres import source as sources
+from headrace.capture.postgres.catalog import Table
+from headrace.capture.postgres.snapshot import Snapshot
+from headrace.errors import SourceRefused
 from headrace.log.memory import MemoryLog
 
 
@@ -204,3 +210,186 @@ def test_an_empty_table(database: CapturedDatabase, capture: Capture) -> None:
     engine.catch_up()
     assert ops(engine, database.topic("tn")) == [("c", 1)] and ops(engine, database.topic("tm")) == [("r", 5)]
     assert isinstance(engine.log, MemoryLog) and threading.active_count() > 0
+
+
+# --- tables that leave, and come back ---
+
+
+def test_one_that_is_dropped_and_made_again(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its topic is kept, and ends with a truncate; also where the capture is far behind, or stopped."""
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO t VALUES (2, 1)")
+        connection.execute("DROP TABLE t")
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, other text)")
+        connection.execute("INSERT INTO t VALUES (1, 'a'), (7, 'b')")
+    wait_until(lambda: engine.source._joins.pending)  # nobody polls
+    database.execute("UPDATE t SET other = 'c' WHERE id = 7")
+    engine.catch_up()
+    assert "table public.t was dropped: its topic ends there, and is kept" in caplog.text
+    before = [("c", 1), ("c", 2), ("t", None), ("r", 1), ("r", 7)]
+    assert ops(engine, database.topic()) == before
+    check_order(engine)
+    engine.source.stop()
+    database.execute("INSERT INTO t VALUES (8, 'd')")
+    database.execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (3)")
+    engine = capture(engine.log)
+    engine.catch_up()
+    database.execute("INSERT INTO t VALUES (4)")
+    engine.catch_up()
+    assert ops(engine, database.topic()) == [*before, ("c", 8), ("t", None), ("r", 3), ("c", 4)]
+    check_order(engine)
+
+
+def test_it_is_dropped_again_and_again(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture()
+    for number in range(1, 5):
+        database.execute(f"DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, c{number} int)")
+        database.execute("INSERT INTO t VALUES (%s)", number)
+        if number != 3:
+            engine.catch_up()
+    assert ops(engine, database.topic())[-2:] == [("t", None), ("r", 4)]
+    began = engine.source._startup.began
+    assert began is not None and len(began.tables) <= 2
+    engine.source.stop()
+    engine = capture(engine.log)
+    database.execute("INSERT INTO t VALUES (5)")
+    engine.catch_up()
+    assert ops(engine, database.topic())[-3:] == [("t", None), ("r", 4), ("c", 5)]
+
+
+def test_one_that_is_dropped_while_it_waits_to_join(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture()
+    with psycopg.connect(database.dsn) as late:
+        late.execute("INSERT INTO t VALUES (1, 1)")
+        database.execute("CREATE TABLE tn (id int PRIMARY KEY); CREATE TABLE tm (id int PRIMARY KEY)")
+        wait_until(lambda: engine.source._joins.pending)
+        database.execute("DROP TABLE tn")
+        late.commit()
+    database.execute("INSERT INTO tm VALUES (1)")
+    engine.catch_up()
+    joined(engine, database.topic("tm"))
+    assert ops(engine, database.topic("tm")) == [("r", 1)] and ops(engine, database.topic()) == [("c", 1)]
+
+
+def test_narrower_and_wider_again(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY); INSERT INTO t2 VALUES (1)")
+    engine = capture()
+    database.execute("INSERT INTO t2 VALUES (2)")
+    engine.catch_up()
+    engine.source.stop()
+    database.execute("INSERT INTO t2 VALUES (3)")
+    for number in (4, 5):
+        engine = capture(engine.log, tables=[r"public\.t"])
+        assert "table public.t2 does not match tables=… any more: its topic ends there, and is kept" in caplog.text
+        database.execute(f"INSERT INTO t2 VALUES ({number}); INSERT INTO t VALUES ({number}, 0)")
+        engine.catch_up()
+        engine.source.stop()
+    publications = "SELECT tablename FROM pg_publication_tables ORDER BY 1"
+    assert database.execute(publications) == [("t",)]
+    assert ops(engine, database.topic("t2")) == [("r", 1), ("c", 2)]
+    database.execute("INSERT INTO t2 VALUES (6); DELETE FROM t2 WHERE id = 2")
+    engine = capture(engine.log)
+    engine.catch_up()
+    database.execute("INSERT INTO t2 VALUES (7)")
+    engine.catch_up()
+    again = [("t", None), *(("r", number) for number in (1, 3, 4, 5, 6)), ("c", 7)]
+    assert ops(engine, database.topic("t2")) == [("r", 1), ("c", 2), *again]
+    assert ops(engine, database.topic()) == [("c", 4), ("c", 5)]
+    check_order(engine)
+    with pytest.raises(SourceRefused, match=r"no table of .* matches"):
+        database.source(tables=["elsewhere"]).check(engine.log)
+
+
+def test_names_that_would_share_a_topic(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second one is told of; so is one whose topic is a dropped table's of another name."""
+    engine = capture()
+    database.execute('CREATE TABLE "t é" (id int PRIMARY KEY)')
+    joined(engine, database.topic("t é"))
+    database.execute('CREATE TABLE "t ö" (id int PRIMARY KEY); CREATE TABLE "T" (id int PRIMARY KEY)')
+    engine.until(lambda: "its topic is that of public.t é" in caplog.text)
+    database.execute('DROP TABLE "t é"; INSERT INTO "t ö" VALUES (1); INSERT INTO "T" VALUES (2)')
+    engine.catch_up()
+    assert ops(engine, database.topic("t__")) == [] and ops(engine, database.topic("T")) == [("r", 2)]
+    strange = 't"quoted".dots and 🎈' + "x" * 39
+    quoted = '"' + strange.replace('"', '""') + '"'
+    database.execute(f"CREATE TABLE {quoted} (id int PRIMARY KEY); INSERT INTO {quoted} VALUES (1)")
+    engine.catch_up()
+    topic = f"{database.name}.public.t_quoted_.dots_and__" + "x" * 39
+    assert ops(engine, topic) == [("r", 1)]
+
+
+def test_a_large_table_is_read_while_others_go_on(
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are put aside by a thread that is held up here; what comes of it meanwhile lies behind them."""
+    go_on = threading.Event()
+    read = Snapshot.read
+
+    def slowly(self: Snapshot, table: Table) -> Iterator[Any]:
+        for records in read(self, table):
+            assert go_on.wait(60)
+            yield records
+
+    engine = capture()
+    monkeypatch.setattr(Snapshot, "read", slowly)
+    database.execute("CREATE TABLE tn (id int PRIMARY KEY, v text)")
+    database.execute("INSERT INTO tn SELECT i, repeat('x', 100) FROM generate_series(1, 200000) i")
+    engine.until(lambda: engine.source._joins._join is not None)
+    database.execute(
+        "INSERT INTO tn VALUES (0, 'new'); UPDATE tn SET v = 'u' WHERE id = 5; INSERT INTO t VALUES (1, 1)"
+    )
+    with psycopg.connect(database.dsn) as both:
+        both.execute("INSERT INTO t VALUES (2, 2)")
+        both.execute("DELETE FROM tn WHERE id = 6")
+    engine.until(lambda: ops(engine, database.topic()) == [("c", 1), ("c", 2)])
+    assert database.topic("tn") not in engine.log.topics()
+    go_on.set()
+    joined(engine, database.topic("tn"))
+    database.execute("INSERT INTO tn VALUES (-1, 'last')")
+    engine.catch_up()
+    found = ops(engine, database.topic("tn"))
+    assert sorted(found[:200000]) == [("r", number) for number in range(1, 200001)]
+    assert found[200000:] == [("c", 0), ("u", 5), ("d", 6), ("c", -1)]
+    check_order(engine)
+    engine.source.stop()
+    engine = capture(engine.log)
+    engine.catch_up()
+    assert len(ops(engine, database.topic("tn"))) == 200004
+
+
+def test_much_that_is_held_makes_the_stream_wait(
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "_HELD_BYTES", 1)
+    engine = capture()
+    database.execute("CREATE TABLE tn (id int PRIMARY KEY, v text)")
+    database.execute("INSERT INTO tn SELECT i, repeat('x', 100) FROM generate_series(1, 100000) i")
+    with Writer(database, "tn", first=200_000) as writer:
+        joined(engine, database.topic("tn"))
+    engine.catch_up()
+    found = Counter(id_ for _, id_ in ops(engine, database.topic("tn")))
+    assert set(found) == {*range(1, 100_001), *range(200_000, writer.last + 1)} and set(found.values()) == {1}
+    check_order(engine)
+
+
+def test_one_that_is_locked_is_waited_for_and_the_others_go_on(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture()
+    database.execute("CREATE TABLE tn (id int PRIMARY KEY); INSERT INTO tn VALUES (1)")
+    engine.until(lambda: engine.source._joins.due)
+    with psycopg.connect(database.dsn) as holder:
+        holder.execute("LOCK TABLE tn IN ACCESS EXCLUSIVE MODE")
+        for number in range(3):
+            database.execute("INSERT INTO t VALUES (%s, 1)", number)
+            engine.until(lambda number=number: engine.ids(database.topic())[-1:] == [number])
+        assert database.topic("tn") not in engine.log.topics()
+    joined(engine, database.topic("tn"))
+    assert ops(engine, database.topic("tn")) == [("r", 1)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.capture.conftest import Capture, CapturedDatabase, Engine
 
 from headrace.batch import Batch
 from headrace.errors import SourceRefused
+from headrace.inspect.debezium import event_lines
 from headrace.log.memory import MemoryLog
 from headrace.plain_values import rows
 from headrace.testing.servers import PostgresServer
@@ -112,3 +115,69 @@ def test_a_partition_whose_updates_would_fail_is_named(database: CapturedDatabas
     with pytest.raises(SourceRefused, match=r"public.tp: partition public.tp_2024: its .* is NOTHING") as refused:
         database.source(tables=[r"public\.tp"]).check(MemoryLog())
     assert "ALTER TABLE public.tp_2024 REPLICA IDENTITY FULL" in str(refused.value.advice)
+
+
+EVENTS = """
+CREATE TABLE ev (id int, d date, v text, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
+CREATE TABLE ev_2024 PARTITION OF ev FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+CREATE TABLE ev_2025 PARTITION OF ev FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY RANGE (id);
+CREATE TABLE ev_2025_few PARTITION OF ev_2025 FOR VALUES FROM (0) TO (100);
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (LIKE parent INCLUDING ALL) INHERITS (parent);
+CREATE UNLOGGED TABLE scratch (id int PRIMARY KEY);
+INSERT INTO ev VALUES (1, '2024-05-05', 'a'), (2, '2025-05-05', 'b');
+INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2); INSERT INTO scratch VALUES (3)
+"""
+STREAM = """
+INSERT INTO ev VALUES (3, '2024-06-06', 'c');
+UPDATE ev SET d = '2025-07-07' WHERE id = 3;
+CREATE TABLE ev_2026 PARTITION OF ev FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO ev VALUES (4, '2026-01-01', 'new');
+INSERT INTO child VALUES (5); INSERT INTO scratch VALUES (6)
+"""
+READ = [
+    *[("child", "r", 2), ("ev", "r", 1), ("ev", "r", 2), ("ev_2024", "r", 1), ("ev_2025", "r", 2)],
+    *[("ev_2025_few", "r", 2), ("parent", "r", 1), ("parent", "r", 2), ("scratch", "r", 3)],
+]
+
+
+def lines(engine: Engine) -> list[tuple[str, str, int]]:
+    """Return table, operation and id of Debezium's events."""
+    found = []
+    for line in event_lines(engine.log):
+        event = json.loads(line)
+        if value := event["value"]:
+            found.append((value["source"]["table"], value["op"], event["key"]["id"]))
+    return found
+
+
+def test_as_debezium_by_leaf(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("DROP TABLE t")
+    run(database, EVENTS)
+    engine = capture(tables=[".*"], debezium={}, allow_failing_updates=True)
+    run(database, STREAM)
+    engine.catch_up()
+    assert lines(engine) == [
+        *READ,
+        *[("ev_2024", "c", 3), ("ev_2024", "d", 3), ("ev_2025_few", "c", 3), ("ev_2026", "c", 4), ("child", "c", 5)],
+    ]
+
+
+def test_as_debezium_by_root(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("DROP TABLE t")
+    run(database, EVENTS)
+    properties = {"publish.via.partition.root": "true"}
+    engine = capture(tables=[".*"], debezium=properties, allow_failing_updates=True)
+    run(database, STREAM)
+    engine.catch_up()
+    assert lines(engine) == [
+        *READ,
+        *[("ev", "c", 3), ("ev", "d", 3), ("ev", "c", 3), ("ev", "c", 4), ("child", "c", 5)],
+    ]
+
+
+def test_as_debezium_partitions_that_do_not_match_are_told_of(database: CapturedDatabase) -> None:
+    run(database, EVENTS)
+    with pytest.raises(SourceRefused, match=r"ev_2024, public.ev_2025_few do not match") as refused:
+        database.source(tables=[r"public\.ev"], debezium={}).check(MemoryLog())
+    assert "publish.via.partition.root=true" in str(refused.value.advice)

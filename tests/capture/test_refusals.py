@@ -242,32 +242,6 @@ def test_log_of_another_system(database: CapturedDatabase, stopped: Log) -> None
         assert "another database" in refusal(foreign, stopped)
 
 
-def test_a_new_table_matches_and_the_publication_is_the_users(database: CapturedDatabase, capture: Capture) -> None:
-    database.execute("CREATE PUBLICATION mine FOR TABLE t")
-    engine = capture(publication="mine")
-    engine.source.stop()
-    database.execute("CREATE TABLE t_new (id int)")
-    text = refusal(database, engine.log, publication="mine")
-    assert "public.t_new" in text
-    assert "Narrow tables=" in text
-
-
-def test_a_table_was_made_anew(database: CapturedDatabase, stopped: Log) -> None:
-    database.execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY)")
-    text = refusal(database, stopped)
-    assert "public.t is another table now" in text
-    assert "was dropped" in text
-
-
-def test_fewer_tables(database: CapturedDatabase, capture: Capture) -> None:
-    database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
-    engine = capture()
-    engine.source.stop()
-    text = refusal(database, engine.log, tables=[r"public\.t"])
-    assert "no longer matches public.t2" in text
-    assert "Widen tables=" in text
-
-
 def test_publication_is_gone(database: CapturedDatabase, stopped: Log) -> None:
     database.execute(f"DROP PUBLICATION headrace_{database.name}")
     assert "is gone" in refusal(database, stopped)

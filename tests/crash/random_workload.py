@@ -1,5 +1,7 @@
 """Random transactions of every kind on a few tables: rows, COPY, savepoints, rollbacks, DDL, renames, moves, swaps.
 
+Beside those that are there from the beginning, whose events are known one by one, there are some that come and go.
+
 A writer looks at the catalog before each transaction, so that it can go on after a crash of the server as after
 anything else. A statement that the server refuses (a deadlock, a lock time-out) is a rollback.
 """
@@ -47,6 +49,12 @@ SELECT c.oid, quote_ident(n.nspname), quote_ident(c.relname),
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s) ORDER BY c.oid
 """
+
+
+POOL = ("r_m1", "r_m2", "r_m3")
+_MORTAL = _STATE.replace(
+    "c.oid = ANY(%s)", r"c.relname ~ '^r_[mf]' AND NOT c.relispartition AND c.relkind IN ('r', 'p')"
+)
 
 
 @dataclass
@@ -99,6 +107,10 @@ class Writer:
     def transaction(self, connection: psycopg.Connection[Any]) -> None:
         """One transaction; one in six is rolled back."""
         chance = self._chance
+        if chance.random() < 0.2:
+            self._mortal(connection)
+            self.committed += 1
+            return
         connection.execute(f"SET synchronous_commit = {'off' if chance.random() < 0.2 else 'on'}")
         tables = [Table(*row, learned=row[0] == self._oids[0]) for row in connection.execute(_STATE, [self._oids])]
         with connection.transaction() as current:
@@ -107,6 +119,60 @@ class Writer:
             if chance.random() < 1 / 6:
                 raise psycopg.Rollback(current)
         self.committed += 1
+
+    def _mortal(self, connection: psycopg.Connection[Any]) -> None:
+        """One transaction on tables that come and go: of a few names that come again, and of names that come once."""
+        chance = self._chance
+
+        def sql(text: str) -> None:
+            connection.execute(text.encode())
+
+        found = [Table(*row, learned=False) for row in connection.execute(_MORTAL)]
+        with connection.transaction() as current:
+            for _ in range(chance.choice((1, 1, 2, 3))):
+                table = chance.choice(found) if found else None
+                kind = chance.random()
+                if table is None or (kind < 0.15 and len(found) < 8):
+                    found.append(self._make(sql, chance.choice((*POOL, f"r_f{chance.randrange(10**9)}"))))
+                elif kind < 0.25:
+                    sql(f"DROP TABLE {table}")
+                    found.remove(table)
+                    if chance.random() < 0.6 and table.name in POOL:
+                        found.append(self._make(sql, table.name))
+                elif kind < 0.32 and table.name not in POOL:
+                    # Its old name is nobody's any more: a new one of that name would take the place of this one.
+                    sql(f"ALTER TABLE {table} RENAME TO r_f{chance.randrange(10**9)}")
+                    found.remove(table)
+                elif kind < 0.36:
+                    sql(f"TRUNCATE {table}")
+                elif kind < 0.42:
+                    self._columns(sql, table)
+                    found.remove(table)
+                elif kind < 0.47:
+                    sql(f"ALTER TABLE {table} REPLICA IDENTITY {chance.choice(('FULL', 'DEFAULT'))}")
+                elif kind < 0.55:
+                    sql(f"DELETE FROM {table} WHERE {table.key} % 4 = 0")
+                elif kind < 0.75:
+                    sql(f"UPDATE {table} SET x = random() WHERE {table.key} % 3 = {chance.randint(0, 2)}")
+                else:
+                    self._insert(sql, table, chance.choice((1, 3, 40, 1000)))
+            if chance.random() < 1 / 6:
+                raise psycopg.Rollback(current)
+
+    def _make(self, sql: Callable[[str], None], name: str) -> Table:
+        columns = {"id": "bigint", "x": "double precision", "note": "text"}
+        made = Table(0, "public", name, "id", columns, learned=False)
+        declared = ", ".join(f"{column} {kind}" for column, kind in columns.items())
+        if self._chance.random() < 0.3:
+            sql(f"CREATE TABLE {made} ({declared}, PRIMARY KEY (id)) PARTITION BY HASH (id)")
+            for number in range(2):
+                part = f"{name}_p{self._chance.randrange(10**9)}"
+                sql(f"CREATE TABLE {part} PARTITION OF {made} FOR VALUES WITH (MODULUS 2, REMAINDER {number})")
+        else:
+            sql(f"CREATE TABLE {made} ({declared}, PRIMARY KEY (id))")
+        if self._chance.random() < 0.8:
+            self._insert(sql, made, self._chance.choice((1, 10, 500)))
+        return made
 
     def _pick(self, connection: psycopg.Connection[Any], tables: list[Table]) -> Callable[[], None]:
         chance, table = self._chance, self._chance.choice(tables)

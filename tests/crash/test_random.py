@@ -6,6 +6,7 @@ often as not. The long form is run by `make crash`; one round is in the suite.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -21,6 +22,7 @@ import pytest
 
 import headrace as hr
 import headrace.engines.local.startup  # the server of forks has it already
+from headrace.capture.postgres.drift import Began
 from headrace.errors import HeadraceError
 from headrace.log import open_log
 from headrace.log.base import walk
@@ -40,7 +42,6 @@ REFUSED = {
         "SELECT * FROM {s}.gone; COMMIT",
         "public.r_a is another table now",
     ),
-    "made anew": ("BEGIN; DROP TABLE {a}; CREATE TABLE r_a (id int PRIMARY KEY); COMMIT", "r_a is another table now"),
     "operations": (
         "ALTER PUBLICATION headrace_random_r SET (publish = 'update')",
         "no longer publishes inserts, deletes, truncates",
@@ -167,7 +168,7 @@ class Round:
             "SELECT oid::regclass::text FROM pg_class WHERE relname = 'r_a' AND relnamespace = 'public'::regnamespace"
         )
         for (holder,) in self.execute(holders):
-            if case in ("swap", "made anew") and holder != table[1]:
+            if case == "swap" and holder != table[1]:
                 self.execute(f"ALTER TABLE {holder} RENAME TO also_away")
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             for statement in done.format(s=table[0], a=table[1]).split(";"):
@@ -203,6 +204,34 @@ class Round:
         harness.verify(build(self.dsn, str(self.log)))
         return len(expected)
 
+    def check_mortal(self) -> int:
+        """Compare tables that came and went with what their topics say is in them; how many there are."""
+        query = "SELECT oid::bigint, oid::regclass::text FROM pg_class WHERE relname ~ '^r_[mf]'"
+        there = dict(self.execute(f"{query} AND relkind IN ('r', 'p') AND NOT relispartition"))
+        held = open_log(str(self.log), writer=False, name="random")
+        try:
+            began = Began.load(held, "r")
+            assert began is not None
+            active = {table.oid: table for table in began.active if table.oid not in self.oids.values()}
+            assert set(active) >= set(there), f"{set(there) - set(active)} did not join"
+            for oid, name in there.items():
+                key = self.execute(
+                    "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND "
+                    f"a.attnum = i.indkey[0] WHERE i.indrelid = {oid} AND i.indisprimary"
+                )[0][0]
+                with psycopg.connect(self.dsn) as connection:
+                    cursor = connection.execute(f"SELECT * FROM {name}".encode())
+                    names = [column.name for column in cursor.description or ()]
+                    rows = {row[names.index(key)]: dict(zip(names, row, strict=True)) for row in cursor}
+                replayed = _replayed(held, f"r.{active[oid]}")
+                assert replayed.keys() == rows.keys(), f"{name}: {len(rows)} rows, {len(replayed)} replayed"
+                for number, row in rows.items():
+                    same = {column: replayed[number].get(column, row[column]) for column in ("x", "note")}
+                    assert same == {column: row[column] for column in same}, f"{name}: {number}"
+        finally:
+            held.close()
+        return len(there)
+
     def run(self, kills: int) -> str:
         oracle = Oracle(self.dsn)
         snapshot = self._snapshot()
@@ -211,6 +240,7 @@ class Round:
         self.catch_up()
         self.events = oracle.events(set(self.oids.values()))
         count = self.check(snapshot)
+        mortal = self.check_mortal()
         said = ""
         if self.chance.random() < 0.6:
             said, says = self.refused()
@@ -218,7 +248,8 @@ class Round:
             self.check(snapshot)
         written = sum(writer.committed for writer in self.writers)
         return (
-            f"{self.name}: {written} transactions, {count} events, {self.kills} kills, {self.crashes} crashes; {said}"
+            f"{self.name}: {written} transactions, {count} events, {mortal} tables, {self.kills} kills, "
+            f"{self.crashes} crashes; {said}"
         )
 
     def _snapshot(self) -> list[tuple[int, dict[str, Any]]]:
@@ -244,6 +275,26 @@ def _held(log: Any, topic: str, oid: int) -> Iterator[Event]:
             unsent = row.get("__unchanged") or ()
             values = {name: UNCHANGED if name in unsent else row[name] for name in names}
             yield Event(row["__lsn"], row["__index"], oid, chr(row["__op"]), values)
+
+
+def _replayed(log: Any, topic: str) -> dict[int, dict[str, Any]]:
+    """Return the rows that a topic says are there, by key; none of them twice."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in walk(log, topic) if topic in log.topics() else ():
+        (key,) = json.loads(entry.records.schema.metadata[b"headrace.key"])
+        for row in entry.records.to_pylist():
+            op, number = chr(row["__op"]), row[key]
+            if op == "t":
+                rows.clear()
+            elif op == "d":
+                del rows[number]
+            else:
+                old = row.get("__before") or {}
+                before = rows.pop(old.get(key) or number, None)
+                assert (before is None) == (op in "cr"), f"{topic}: {op} of {number}, of which there is {before}"
+                unsent = row.get("__unchanged") or ()
+                rows[number] = {name: (before or {}).get(name) if name in unsent else row[name] for name in row}
+    return rows
 
 
 @pytest.fixture(scope="module")

@@ -190,10 +190,14 @@ REPLICATION = (
         done("How a publication is made."),
         {
             "all_tables": done(
-                "A publication that is missing is made for the captured tables only, which needs no superuser: rows "
-                "of other tables do not leave the server. Tables that are created later join, with their rows."
+                "A publication that is missing is made FOR ALL TABLES: a table that is created later is captured from "
+                "its first row. Where the role is no superuser it is made for the captured tables, and later ones "
+                "join, with their rows."
             ),
-            "filtered": done("A publication that is missing is made for the captured tables; one that exists is kept."),
+            "filtered": done(
+                "A publication that is missing is made for the captured tables, and later ones join, with their rows; "
+                "one of a name that you gave and that exists is kept."
+            ),
             "disabled": done("The publication has to exist."),
             "no_tables": refused("A publication without tables captures nothing. Use filtered or disabled."),
         },
@@ -203,11 +207,11 @@ REPLICATION = (
         "publish.via.partition.root",
         Kind.BOOLEAN,
         "false",
-        done("Rows of a partition are events of its partitioned table, where that one matches, and are read once."),
+        done("Rows of a partition are events of its partitioned table. A snapshot reads partitions that match, too."),
         {
-            "false": not_yet(
-                "Rows of a partition are events of its partitioned table, where that one matches: say true. Where only "
-                "the partitions match (table.include.list), they are tables of their own."
+            "false": done(
+                "Rows of a partition are events of the partition; a snapshot reads those of a partitioned table that "
+                "matches under its own name, too."
             )
         },
     ),

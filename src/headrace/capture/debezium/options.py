@@ -42,6 +42,14 @@ _FORMATS = {
     "io.confluent.connect.avro.AvroConverter": "avro",
     "io.confluent.connect.json.JsonSchemaConverter": "jsonschema",
 }
+# Kept with those that say how events are written.
+_OF_CAPTURE = (
+    "transforms",
+    "predicates",
+    "value.converter.schemas.enable",
+    "publication.autocreate.mode",
+    "publish.via.partition.root",
+)
 DEFAULT_PUBLICATION = "dbz_publication"
 _FLATTEN = "io.debezium.transforms.ExtractNewRecordState"
 
@@ -117,7 +125,7 @@ def events_of(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Yield the properties that say how events are written, as their writer takes them."""
     for line in explain(configuration):
         name = line.name
-        wanted = line.meaning.written or name in ("transforms", "predicates", "value.converter.schemas.enable")
+        wanted = line.meaning.written or name in _OF_CAPTURE
         if not wanted or name not in configuration.properties or name in configuration.provided or is_secret(name):
             continue
         value = configuration.get(name)

@@ -23,6 +23,7 @@ from headrace.capture.postgres.table import Table as StreamTable
 from headrace.capture.postgres.table import table as stream_table
 from headrace.capture.postgres.types import binary_decodable
 
+_ATTEMPTS = 20
 SqlConnection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -54,6 +55,7 @@ class Table:
         identity_columns: of the replica identity, where that is another index than the key's.
         ancestors: OIDs of the partitioned tables that it is in.
         facts: what else the catalog says of it (`headrace.capture.postgres.facts`), where that is wanted.
+        whole: a snapshot reads rows of tables that inherit from it, too.
     """
 
     oid: int
@@ -71,6 +73,7 @@ class Table:
     identity_columns: tuple[str, ...] = ()
     ancestors: tuple[int, ...] = ()
     facts: str = ""
+    whole: bool = False
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -172,6 +175,7 @@ class Role:
         replicates: it may open a replication connection.
         may_create: publications and schemas in the database.
         managed: the role that carries the right to replicate where the server is somebody's service; "" elsewhere.
+        superuser: it may publish all tables.
     """
 
     name: str
@@ -179,6 +183,7 @@ class Role:
     replicates: bool
     may_create: bool
     managed: str
+    superuser: bool = False
 
 
 def quote(identifier: str) -> str:
@@ -206,7 +211,7 @@ def pooled(connection: SqlConnection) -> bool:
 _ROLE = """
 SELECT current_user::text, current_database()::text,
        r.rolreplication OR r.rolsuper OR (m.oid IS NOT NULL AND pg_has_role(m.oid, 'MEMBER')),
-       has_database_privilege(current_database(), 'CREATE'), coalesce(m.rolname::text, '')
+       has_database_privilege(current_database(), 'CREATE'), coalesce(m.rolname::text, ''), r.rolsuper
 FROM pg_roles r LEFT JOIN pg_roles m ON m.rolname = 'rds_replication' WHERE r.rolname = current_user
 """
 
@@ -260,16 +265,27 @@ ORDER BY a.attrelid, a.attnum
 """
 
 
-def all_tables(connection: SqlConnection) -> list[Table]:
-    """Return tables of the database in name order, ordinary and partitioned, without their columns."""
+def all_tables(connection: SqlConnection, only: int | None = None) -> list[Table]:
+    """Return tables of the database in name order, ordinary and partitioned, without their columns.
+
+    Args:
+        only: the OID of the one that is looked for.
+    """
     found = []
-    for oid, schema, name, kind, persistence, identity, rows, key, ancestors, *rights in connection.execute(
-        _TABLES.format(which=_WHICH, ancestors=_ANCESTORS).encode()
+    which = _WHICH if only is None else f"{_WHICH} AND c.oid = {only}"
+    query = _TABLES.format(which=which, ancestors=_ANCESTORS)
+    for oid, schema, name, kind, persistence, identity, rows, key, ancestors, *rights in _patiently(
+        connection, query, []
     ):
         missing = tuple(right for right, has in zip(_RIGHTS, rights, strict=True) if not has)
         table = Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing)
         found.append(replace(table, ancestors=tuple(ancestors)))
     return found
+
+
+def is_there(connection: SqlConnection, oid: int) -> bool:
+    """Return whether there is a table, or another relation, of this number."""
+    return connection.execute("SELECT 1 FROM pg_class WHERE oid = %s", [oid]).fetchone() is not None
 
 
 _IDENTITIES = """
@@ -289,10 +305,14 @@ def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, 
     return {table.oid: None if table.identity == "f" else frozenset(found.get(table.oid, ())) for table in tables}
 
 
-def matching_names(connection: SqlConnection, patterns: Sequence[str]) -> dict[int, tuple[str, str]]:
+def matching_names(
+    connection: SqlConnection, patterns: Sequence[str], *, by_leaf: bool = False
+) -> dict[int, tuple[str, str]]:
     """Return schema and name by OID of the tables that `matching` finds, without looking at their columns."""
     found = connection.execute(_NAMES.format(which=_WHICH, ancestors=_ANCESTORS).encode()).fetchall()
     named = {oid: (schema, name) for oid, schema, name, _ in found if matches(f"{schema}.{name}", patterns)}
+    if by_leaf:
+        return named
     return {oid: named[oid] for oid, *_, ancestors in found if oid in named and not named.keys() & set(ancestors)}
 
 
@@ -329,7 +349,7 @@ def failing_updates(connection: SqlConnection, oids: Sequence[int]) -> dict[int,
     It asks that of the partition that a row is in, never of a partitioned table.
     """
     generated = connection.info.server_version >= 180000
-    leaves = connection.execute(_LEAVES, [list(oids)]).fetchall()
+    leaves = _patiently(connection, _LEAVES, [list(oids)])
     partitioned = {root for root, _, _ in leaves}
     of_leaf = [(leaf, root, name) for root, leaf, name in leaves if leaf is not None]
     asked = {oid for oid in oids if oid not in partitioned} | {leaf for leaf, _, _ in of_leaf}
@@ -367,12 +387,13 @@ def unique_indexes(connection: SqlConnection, oids: Sequence[int]) -> dict[int, 
     return {oid: UniqueIndex(name, tuple(columns)) for oid, name, columns in rows}
 
 
-def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
+def matching(tables: Sequence[Table], patterns: Sequence[str], *, by_leaf: bool = False) -> list[Table]:
     """Return tables of which one of the patterns matches the whole ``schema.table``, whatever the case.
 
-    Partitions of a table that is found are not: their rows are its rows.
+    Partitions of a table that is found are not, unless rows are to be those of partitions: their rows are its rows.
     """
-    return without_partitions([table for table in tables if matches(str(table), patterns)])
+    found = [table for table in tables if matches(str(table), patterns)]
+    return found if by_leaf else without_partitions(found)
 
 
 def without_partitions(tables: Sequence[Table]) -> list[Table]:
@@ -438,6 +459,18 @@ def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
     return Slot(name, plugin, database, active_pid, confirmed, lost, *rest)
 
 
+def _patiently(connection: SqlConnection, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+    """Return the rows of a query that opens tables, and fails where one is dropped while it runs."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with connection.transaction():
+                return connection.execute(query.encode(), parameters).fetchall()
+        except (psycopg.errors.InternalError_, psycopg.errors.UndefinedTable):
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
 def publication(connection: SqlConnection, name: str) -> Publication | None:
     """Return the publication of this name with what it publishes."""
     query = """SELECT puballtables, array_remove(ARRAY[CASE WHEN pubinsert THEN 'insert' END,
@@ -452,6 +485,6 @@ def publication(connection: SqlConnection, name: str) -> Publication | None:
     # By OID: between this query and the one for the tables, two of them may exchange their names.
     listing = f"""SELECT c.oid, {extra} FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = %s"""
-    for oid, columns, row_filter in connection.execute(listing.encode(), [name]):
+    for oid, columns, row_filter in _patiently(connection, listing, [name]):
         tables[oid] = (None if columns is None else tuple(columns), row_filter)
     return Publication(name, row[0], frozenset(row[1]), tables)

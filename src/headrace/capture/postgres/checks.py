@@ -232,6 +232,22 @@ def kind(table: Table, where: str) -> list[Finding]:
     return []
 
 
+def partitions(existing: Sequence[Table], chosen: Sequence[Table], where: str) -> list[Finding]:
+    """Find partitioned tables whose rows would come under names of partitions that do not match."""
+    oids = {table.oid for table in chosen}
+    found = []
+    for root in chosen:
+        lost = [str(t) for t in existing if root.oid in t.ancestors and not t.partitioned and t.oid not in oids]
+        if lost:
+            said = (
+                f"rows of partitioned table {root} of {where} come under the names of its partitions, and "
+                f"{', '.join(lost[:3])} {'does' if len(lost) == 1 else 'do'} not match"
+            )
+            advice = "Set publish.via.partition.root=true, or have the partitions match (table.include.list)."
+            found.append(Finding("partitions", ERROR, said, advice=advice))
+    return found
+
+
 def columns(table: Table) -> list[Finding]:
     """Find a table that has nothing to capture, or a column named as one of ours; its columns are known."""
     reserved = [column.name for column in table.columns if is_meta(column.name)]

@@ -16,6 +16,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import pairwise
 
 import numpy as np
@@ -43,7 +44,7 @@ from headrace.capture.postgres.table import Events, NeedsTextMode, Table, rows, 
 from headrace.errors import DecodeError
 from headrace.position import Lsn, format_lsn
 
-__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Resent", "Seen", "UnknownRelation"]
+__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Resent", "Seen", "Stranger", "UnknownRelation"]
 
 _NUMBERS = 1 << 32
 _MESSAGES = 0  # no relation has this OID
@@ -89,6 +90,14 @@ class Known:
             if len(columns) == len(names) and set(key) <= set(columns):
                 return tuple(names[columns.index(name)] for name in key)
         return self.key
+
+
+class Stranger(Enum):
+    """What is done with rows of a table that is not captured."""
+
+    REFUSED = "refused"
+    LEFT_OUT = "left out"
+    AWAITED = "awaited"  # left out until it joins
 
 
 class UnknownRelation(DecodeError):
@@ -169,10 +178,12 @@ class Seen:
         text: the snapshot as ``pg_current_snapshot()`` prints it: first that was at work, first that had not begun,
             and those at work between.
         until: an LSN: of what committed there or later it saw nothing.
+        since: an LSN: what committed before lies in the log already, behind its rows.
     """
 
     text: str
     until: int
+    since: int = 0
 
     def saw(self, numbers: Ints) -> Mask:
         """Return which transactions it saw, by the 32 bits of their numbers that the stream has.
@@ -210,7 +221,8 @@ class Decoder:
     Args:
         prefix: first part of topic names, and the source's name in batches.
         known: the tables that are captured, by OID; None for all that come, each called as it is.
-        leaves_out: whether rows of another table are left out; where they are not, they are an error.
+        meet: says what to do with a table that nobody knows, when its Relation message comes: with the LSN of its
+            transaction's commit.
         describe: says what the catalog knows of a table beyond its Relation message, whenever one comes.
         seen: by OID, what the snapshots of tables saw that joined the capture.
         messages: what `pg_logical_emit_message` writes is captured; None to read over it.
@@ -230,7 +242,7 @@ class Decoder:
         prefix: str,
         *,
         known: dict[int, Known] | None = None,
-        leaves_out: Callable[[Relation], bool] = lambda _relation: False,
+        meet: Callable[[Relation, int], Known | Stranger] = lambda _relation, _lsn: Stranger.REFUSED,
         describe: Callable[[Relation], str] | None = None,
         seen: Mapping[int, Seen] | None = None,
         messages: LogicalMessages | None = None,
@@ -241,7 +253,7 @@ class Decoder:
     ) -> None:
         self.prefix = prefix
         self.known = known
-        self.leaves_out = leaves_out
+        self.meet = meet
         self.describe = describe
         self.messages = messages
         self.tells_changes = tells_changes
@@ -262,6 +274,7 @@ class Decoder:
         self._after = 0
         self._tables: dict[int, Table] = {}
         self._others: dict[int, Relation] = {}
+        self._strange: set[int] = set()
 
     def resume(self, until: int, resent: Resent | None) -> None:
         """Begin where the slot stands: leave out what ends below ``until``, and check it."""
@@ -340,7 +353,7 @@ class Decoder:
         """Decode one cut; None when there is nothing to say of it."""
         before = self._unfinished
         found = transactions(frame, before, self._outside(frame))
-        changes = self._relations(frame)
+        changes = self._relations(frame, found)
         message, relation_ids = _row_messages(frame, with_messages=self.messages is not None)
         counts = found.of_rows(frame, message)
         events = _events(found, message, counts)
@@ -393,6 +406,10 @@ class Decoder:
         # From any thread: who goes through it keeps the old one.
         self._awaited = {oid: set(), **self._awaited}
 
+    def leave_out(self, oid: int) -> None:
+        """Leave out rows of a table that will not join. From any thread."""
+        self._awaited = {other: numbers for other, numbers in self._awaited.items() if other != oid}
+
     def may_join(self, oid: int, seen: Seen) -> bool:
         """Return whether a snapshot saw all transactions whose rows of a table were left out."""
         numbers = np.fromiter(self._awaited.get(oid, ()), np.int64)
@@ -418,14 +435,17 @@ class Decoder:
 
     def _taken_in(self, found: Transactions, counts: Ints, relation_ids: Longs) -> Mask | None:
         """Return which rows are left out, as their table's snapshot has them or will have them; None for none."""
-        until = max((seen.until for seen in self.seen.values()), default=0)
+        until = max((max(seen.until, seen.since) for seen in self.seen.values()), default=0)
         if not self._awaited and (not until or int(found.lsn[0]) >= until):
             return None
         numbers = found.number.repeat(counts)
         left_out = np.zeros(relation_ids.size, bool)
+        lsn = found.lsn.repeat(counts)
         for oid, seen in self.seen.items():
-            mine = (relation_ids == oid) & (found.lsn.repeat(counts) < seen.until)
-            left_out |= mine & seen.saw(numbers)
+            mine = relation_ids == oid
+            left_out |= mine & (lsn < seen.since)
+            if seen.until:
+                left_out |= mine & (lsn < seen.until) & seen.saw(numbers)
         for oid, awaited in self._awaited.items():
             mine = relation_ids == oid
             awaited.update(numbers[mine].tolist())
@@ -464,7 +484,7 @@ class Decoder:
             if self.resent.done:
                 self.resent = None
 
-    def _relations(self, frame: Frame) -> dict[int, _History]:
+    def _relations(self, frame: Frame, found: Transactions) -> dict[int, _History]:
         """Return for each relation that is described here its tables, and from which message on they hold."""
         changes: dict[int, _History] = {}
         if b"R" not in frame.kinds:
@@ -473,14 +493,34 @@ class Decoder:
             described = relation(frame, message)
             oid = described.oid
             if self.known is not None and oid not in self.known:
-                self._others[oid] = described
-                continue
+                transaction = min(int(found.last.searchsorted(message)), len(found) - 1)
+                if not self._met(described, int(found.lsn[transaction])):
+                    continue
             new = self._prepare(described)
             old = self._tables.get(oid)
             if old is not new:
                 changes.setdefault(oid, [(-1, old)] if old else []).append((message, new))
                 self._tables[oid] = new
         return changes
+
+    def _met(self, described: Relation, lsn: int) -> bool:
+        """Decide of a table that nobody knows; return whether it is captured from here on."""
+        oid = described.oid
+        self._others[oid] = described
+        self._strange.discard(oid)
+        if oid in self._awaited:
+            return False
+        what = self.meet(described, lsn)
+        if isinstance(what, Known):
+            assert self.known is not None
+            self.known[oid] = what
+            self._others.pop(oid)
+            return True
+        if what is Stranger.AWAITED:
+            self.await_join(oid)
+        elif what is Stranger.REFUSED:
+            self._strange.add(oid)
+        return False
 
     def _prepare(self, described: Relation) -> Table:
         facts = self.describe(described) if self.describe is not None else ""
@@ -527,7 +567,7 @@ class Decoder:
                 found.append(_Segment(self.messages, own, False))
                 continue
             if oid in self._others:
-                if not self.leaves_out(self._others[oid]):
+                if oid in self._strange:
                     raise UnknownRelation(self._others[oid], int(events.lsn[own[0]]))
                 continue
             history = changes.get(oid) or ([(-1, self._tables[oid])] if oid in self._tables else [])

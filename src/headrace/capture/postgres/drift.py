@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from headrace.capture.base import Log
@@ -24,7 +24,14 @@ KIND = "captured"
 # The columns of pg_publication that say what is published. One that a newer server has beside these is compared too.
 _OPERATIONS = {"pubinsert": "inserts", "pubupdate": "updates", "pubdelete": "deletes", "pubtruncate": "truncates"}
 _NOT_OPTIONS = frozenset({"oid", "pubname", "pubowner", "xmin"})
-OPTIONS: Mapping[str, object] = {"puballtables": False, "pubviaroot": False, **dict.fromkeys(_OPERATIONS, True)}
+# Rows of a partition are those of the table that is captured: of its root, where that is.
+OPTIONS: Mapping[str, object] = {"puballtables": False, "pubviaroot": True, **dict.fromkeys(_OPERATIONS, True)}
+# Why a table that was captured is so no more; rows of it that were published before may still come.
+DROPPED = "dropped"
+UNPUBLISHED = "unpublished"
+ATTACHED = "attached"
+# Rows that still come are left out: it was not to be captured any more.
+NARROWED = "narrowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,10 @@ class Captured:
         entry: OID of its entry in the publication, 0 where the publication has its schema or all tables.
         columns: numbers of the columns that are published, as text; None for all.
         row_filter: a hash of the entry's WHERE as the server keeps it, None without.
-        seen, until: of a table that joined later, what its snapshot saw (`headrace.capture.postgres.decode.Seen`).
+        seen, until, since: of a table that joined later, what its snapshot saw
+            (`headrace.capture.postgres.decode.Seen`).
+        left: why it is captured no more; "" as long as it is.
+        streamed: its changes are published; those of a partitioned table may be its partitions'.
     """
 
     oid: int
@@ -47,6 +57,13 @@ class Captured:
     row_filter: str | None
     seen: str | None = None
     until: int = 0
+    since: int = 0
+    left: str = ""
+    streamed: bool = True
+
+    @property
+    def label(self) -> tuple[str, str]:
+        return self.schema, self.name
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -54,11 +71,12 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """The tables that a capture began with, and the publication that they come through.
+    """The tables that a capture began with or that joined it, and the publication that they come through.
 
     Attributes:
         publication: its name; ``oid``, ``xmin`` and ``owner`` of its row in the catalog.
         options: operations and whatever else the row says.
+        tables: those too that have left.
     """
 
     publication: str
@@ -67,6 +85,41 @@ class Began:
     owner: str
     options: Mapping[str, object]
     tables: tuple[Captured, ...]
+
+    @property
+    def active(self) -> tuple[Captured, ...]:
+        """Return the tables that have not left."""
+        return tuple(table for table in self.tables if not table.left)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the tables that have not left."""
+        return tuple(sorted({str(table) for table in self.active}))
+
+    def with_tables(self, joined: Sequence[Captured]) -> Began:
+        """Return it with tables that join, each in the place of its own former life, if it had one.
+
+        One whose name another one has taken was dropped. Rows of it may still be sent once more; not those of its
+        own predecessor.
+        """
+        oids, labels = {table.oid for table in joined}, {table.label for table in joined}
+        kept: list[Captured] = []
+        for table in self.tables:
+            if table.oid in oids:
+                continue
+            if table.label in labels and table.left in ("", DROPPED):
+                kept = [other for other in kept if other.label != table.label or other.left != DROPPED]
+                table = replace(table, left=DROPPED)
+            kept.append(table)
+        return replace(self, tables=(*kept, *joined))
+
+    def without(self, left: Mapping[int, str]) -> Began:
+        """Return it without tables that leave: why, by OID."""
+        tables = tuple(
+            replace(table, left=left[table.oid]) if table.oid in left and not table.left else table
+            for table in self.tables
+        )
+        return replace(self, tables=tables)
 
     def to_json(self) -> bytes:
         """Return the record as it is stored."""
@@ -152,14 +205,9 @@ class Look:
     def options(self) -> dict[str, object]:
         return {name: value for name, value in (self.row or {}).items() if name not in _NOT_OPTIONS}
 
-    def only_ours(self, *, via_root: bool) -> bool:
-        """Return whether it sends everything of single tables, as a publication that a capture makes.
-
-        Args:
-            via_root: it has partitioned tables, whose rows it sends as theirs.
-        """
+    def only_ours(self, wanted: Mapping[str, object] = OPTIONS) -> bool:
+        """Return whether it sends everything of single tables, as a publication that a capture makes."""
         plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
-        wanted = {**OPTIONS, "pubviaroot": via_root}
         unlike = [name for name, value in self.options.items() if value != wanted.get(name, value)]
         generated = self.options.get("pubgencols", "n") in ("n", False)
         return self.row is not None and plain and not unlike and generated and not self.namespaces
@@ -172,6 +220,11 @@ class Look:
         captured = tuple(Captured(*table, entry.oid, entry.columns, entry.row_filter) for table, entry in found)
         row = self.row
         return Began(self.publication, int(row["oid"]), row["xmin"], str(row["pubowner"]), self.options, captured)
+
+    def snapshot_only(self, began: Began) -> Began:
+        """Return it with those tables marked whose changes are not published under their own names."""
+        tables = tuple(replace(table, streamed=self.publishes(table.oid)) for table in began.tables)
+        return replace(began, tables=tables)
 
 
 # Not pg_publication_tables: it locks the tables, and would wait for whoever rewrites one.
@@ -218,10 +271,14 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(int(row["oid"]), None if columns is None else str(columns), hashed)
 
 
-def check(began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[int]] = tuple) -> None:
+def check(
+    began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[int]] = tuple, by_name: bool = False
+) -> None:
     """Refuse where rows may have gone by that the log should have, or where a name means another table now.
 
     Args:
+        by_name: whatever comes of a table that matches is captured, as Debezium does: only the publication itself has
+            to be as it was.
         own: the publication is the capture's own: it should have no other tables.
         coming: OIDs of tables that may be in it, as they join.
 
@@ -229,8 +286,14 @@ def check(began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[i
         Stranded: naming the table, and the ways on.
     """
     what = _of_publication(began, now)
-    for table in began.tables:
-        what = what or _of_table(began, table, now)
+    if by_name:
+        if what is not None:
+            raise _missing(what)
+        return
+    left = leaving(began, now, own=own)
+    for table in began.active:
+        if table.oid not in left and table.streamed:
+            what = what or _of_table(began, table, now)
     others = now.entries.keys() - {table.oid for table in began.tables}
     if others and own:
         others -= set(coming())
@@ -239,6 +302,10 @@ def check(began: Began, now: Look, *, own: bool, coming: Callable[[], Iterable[i
     if what is not None:
         raise _missing(what)
     _check_names(began, now)
+
+
+# What was asked for when logs had the names of tables only.
+_WITHOUT_ROOTS = {**OPTIONS, "pubviaroot": False}
 
 
 def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool) -> None:
@@ -254,26 +321,60 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
         what = f"publication «{publication}» is gone"
     elif gone:
         what = f"publication «{publication}» no longer has {', '.join(gone)} (renamed, dropped, or removed from it)"
-    elif own and not (now.only_ours(via_root=False) and now.entries.keys() == now.tables.keys()):
+    elif own and not ((now.only_ours() or now.only_ours(_WITHOUT_ROOTS)) and now.entries.keys() == now.tables.keys()):
         what = f"publication «{publication}» was altered"
     if what:
         raise _missing(what)
+
+
+def leaving(began: Began, now: Look, *, own: bool, by_name: bool = False) -> dict[int, str]:
+    """Return tables that are captured no more from now on, and why, by OID.
+
+    Args:
+        own: the publication is the capture's own: who takes a table out of it does so behind the capture's back.
+    """
+    captured = {table.oid for table in began.active}
+    left = {}
+    for table in began.active:
+        there, entry = now.tables.get(table.oid), now.entries.get(table.oid)
+        if there is None:
+            left[table.oid] = DROPPED
+        elif by_name or not table.streamed:
+            continue
+        elif now.publishes(table.oid):
+            if not own and table.entry and (entry is None or entry.oid != table.entry):
+                left[table.oid] = UNPUBLISHED  # and put back: what lies between is not sent
+        elif captured & set(there.ancestors) and now.row is not None and now.row.get("pubviaroot"):
+            left[table.oid] = ATTACHED
+        elif not own and now.row is not None:
+            left[table.oid] = UNPUBLISHED
+    return left
 
 
 def _missing(what: str) -> Stranded:
     return Stranded(f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again")
 
 
-def renamed(began: Began, now: Look) -> list[str]:
-    """Return what to say of tables that are called otherwise now, or are gone."""
-    said = []
-    for table in began.tables:
+def said(began: Began, now: Look, left: Mapping[int, str]) -> list[str]:
+    """Return what to say of tables that are called otherwise now, or have left."""
+    texts = []
+    for table in began.active:
         there = now.tables.get(table.oid)
-        if there is None:
-            said.append(f"table {table} was dropped: its topic ends there")
-        elif (there.schema, there.name) != (table.schema, table.name):
-            said.append(f"table {table} is called {there} now; its rows go on in the topic of {table}")
-    return said
+        if table.oid in left:
+            texts.append(_farewell(table, left[table.oid]))
+        elif there is not None and str(there) != str(table):
+            texts.append(f"table {table} is called {there} now; its rows go on in the topic of {table}")
+    return texts
+
+
+def _farewell(table: Captured, why: str) -> str:
+    what = {
+        DROPPED: "was dropped",
+        UNPUBLISHED: "is not in the publication any more",
+        ATTACHED: "is a partition of another captured table now, whose rows its rows are",
+        NARROWED: "does not match tables=… any more",
+    }
+    return f"table {table} {what[why]}: its topic ends there, and is kept"
 
 
 def _of_publication(began: Began, now: Look) -> str | None:
@@ -312,22 +413,22 @@ def _of_table(began: Began, table: Captured, now: Look) -> str | None:
 
 
 def _check_names(began: Began, now: Look) -> None:
-    """Refuse where a table that the log does not have has taken the name of one that it has."""
-    ours = {table.oid: table for table in began.tables}
-    labels = {(table.schema, table.name): table for table in began.tables}
+    """Refuse where a table has taken the name of one that the log has, and that is still there.
+
+    Of one that was dropped the name is free: the new one joins.
+    """
+    ours = {table.oid for table in began.active}
+    labels = {table.label: table for table in began.active}
     for oid, there in now.tables.items():
         was = labels.get((there.schema, there.name))
-        if oid in ours or was is None:
+        now_called = now.tables.get(was.oid) if was is not None else None
+        if oid in ours or was is None or now_called is None:
             continue
-        now_called = now.tables.get(was.oid)
-        gone = "was dropped" if now_called is None else f"is called {now_called} now"
-        back = ""
-        if now_called is not None:
-            back = f"Give the tables their names back; rows of {was} went on in its topic. Or:"
         raise Stranded(
-            f"{was} is another table now (relation {oid}): the one that is captured (relation {was.oid}) {gone}; "
-            "rows of the new one are not captured",
-            first=back,
+            f"{was} is another table now (relation {oid}): the one that is captured (relation {was.oid}) is called "
+            f"{now_called} now; rows of the new one are not captured",
+            first=f"Give the tables their names back; rows of {was} went on in its topic. Or drop the old one, and the "
+            "new one joins. Or:",
         )
 
 
@@ -336,16 +437,20 @@ def _names(oids: Iterable[int], now: Look) -> str:
     return ", ".join(named) or "all of a schema"
 
 
-def recreated(publication: str, tables: Sequence[Table]) -> list[str]:
+def recreated(publication: str, tables: Sequence[Table], *, everything: bool, by_leaf: bool) -> list[str]:
     """Return the statements that make a publication of our own, whatever there was of its name.
 
-    Rows of partitioned tables are published as theirs, whatever partition they are in, or will be.
+    Rows of partitioned tables are published as theirs, whatever partition they are in, or will be; also of those that
+    will join.
+
+    Args:
+        everything: it has all tables, also those that will be made.
+        by_leaf: rows of partitioned tables are those of their partitions.
     """
-    publish = "publish = 'insert, update, delete, truncate'"
-    if any(table.partitioned for table in tables):
-        publish += ", publish_via_partition_root = true"
-    listed = ", ".join(table.only_sql for table in tables)
+    publish = f"publish = 'insert, update, delete, truncate', publish_via_partition_root = {str(not by_leaf).lower()}"
+    listed = ", ".join(table.only_sql for table in tables if table.persistence == "p")
+    which = "ALL TABLES" if everything else f"TABLE {listed}"
     return [
         f"DROP PUBLICATION IF EXISTS {quote(publication)}",
-        f"CREATE PUBLICATION {quote(publication)} FOR TABLE {listed} WITH ({publish})",
+        f"CREATE PUBLICATION {quote(publication)} FOR {which} WITH ({publish})",
     ]

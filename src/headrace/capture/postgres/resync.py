@@ -37,7 +37,6 @@ from headrace.capture.postgres.startup import (
     Declared,
     Startup,
     WaitReporter,
-    right_shape,
 )
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError, SourceRefused
@@ -189,7 +188,7 @@ class Resync(Startup):
             if catalog.matches(".".join(label), declared.patterns) or catalog.matches(str(table), declared.patterns):
                 checks.refuse(checks.kind(table, str(declared.server)))
                 chosen.append(replace(table, captured_as=label if label != name else None))
-        chosen = catalog.without_partitions(chosen)
+        chosen = chosen if declared.debezium is not None else catalog.without_partitions(chosen)
         if not chosen:
             checks.refuse(checks.nothing_matches(tables, declared.patterns, str(declared.server)))
         return chosen
@@ -243,7 +242,7 @@ class Resync(Startup):
         ):
             # Our own publication is made anew where it is not as wanted: its columns and filters count no more.
             now = drift.look(connection, declared.publication)
-            stays = not declared.own_publication or right_shape(now, self.tables)
+            stays = not declared.own_publication or self.right_shape(now)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             (exported,) = connection.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
             lsn = catalog.insert_lsn(connection)

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -328,30 +328,6 @@ def check_identity(
         first="Connect to the database it was captured from. Where this one has taken its place:",
         gap=record.gap(),
     )
-
-
-def check_tables(had: Sequence[str], *, new: Sequence[str], left: Sequence[str]) -> None:
-    """Refuse a table set that the log has not had from its beginning.
-
-    Args:
-        had: the tables that the log has; ``new`` match beside them, ``left`` are there and match no longer.
-
-    Raises:
-        SourceRefused: naming them.
-    """
-    if new:
-        raise Stranded(
-            f"tables match that the log does not have: {', '.join(sorted(new))}; their earlier rows would never arrive",
-            first=f"Narrow tables=… to those captured until now ({', '.join(sorted(had))}). To have them all:",
-            declared=True,
-        )
-    if left:
-        raise Stranded(
-            f"tables=… no longer matches {', '.join(sorted(left))}, of which the log has rows: what is committed in "
-            "it from now on would be missing there without a word",
-            first=f"Widen tables=… to all that were captured until now ({', '.join(sorted(had))}). To end its topic:",
-            declared=True,
-        )
 
 
 def check_position(record: SourceRecord, insert_lsn: int) -> None:

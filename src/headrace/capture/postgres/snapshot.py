@@ -15,6 +15,7 @@ from typing import Any
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -50,19 +51,28 @@ class Snapshot:
         name: what CREATE_REPLICATION_SLOT returned; its connection must stay idle until this object is made.
         tables: what to read. They are locked in ACCESS SHARE mode, as pg_dump does, until the block ends.
         types: the tables are to have what the catalog says of them besides; types that are known by now.
+        patience_ms: no longer than this a lock is waited for; 0: as long as it takes.
 
     Attributes:
         tables: the same with their columns as of the snapshot.
         ts_us: the server's time when it was imported.
 
     Raises:
-        SnapshotStale: a table was rewritten between the slot's consistent point and the lock.
+        SnapshotStale: a table was rewritten or renamed between the slot's consistent point and the lock, or is locked.
     """
 
     def __init__(
-        self, server: Server, name: str, tables: Sequence[Table], publication: str, *, types: Types | None = None
+        self,
+        server: Server,
+        name: str,
+        tables: Sequence[Table],
+        publication: str,
+        *,
+        types: Types | None = None,
+        patience_ms: int = 0,
     ) -> None:
         self._server = server
+        self._patience_ms = patience_ms
         self._types = types
         self._name = name
         self._stack = contextlib.ExitStack()
@@ -90,7 +100,18 @@ class Snapshot:
     def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
-        connection.execute(f"LOCK TABLE {', '.join(table.only_sql for table in tables)} IN ACCESS SHARE MODE".encode())
+        connection.execute(f"SET lock_timeout = {self._patience_ms}".encode())
+        names = ", ".join(table.only_sql for table in tables)
+        try:
+            connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
+        except psycopg.errors.LockNotAvailable as error:
+            raise SnapshotStale(f"somebody has locked one of {names}") from error
+        # A name may be another table's by now, which the lock keeps it from becoming later.
+        named = "SELECT to_regclass(name)::oid::bigint FROM unnest(%s::text[]) WITH ORDINALITY n(name, i) ORDER BY i"
+        found_oids = [oid for (oid,) in connection.execute(named, [[table.sql for table in tables]])]
+        for table, oid in zip(tables, found_oids, strict=True):
+            if oid != table.oid:
+                raise SnapshotStale(f"{table} is another table now")
         # In the snapshot pg_class is as it was; the function looks at the present.
         rewritten = """SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
             AND (oid = ANY(%s) OR oid IN (SELECT p.relid FROM unnest(%s::oid[]) r, pg_partition_tree(r) p))"""
@@ -120,7 +141,7 @@ class Snapshot:
         """Yield the table's rows as the columns of `select` give them, in batches of about 8 MB."""
         with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(select(table))
+            cursor.execute(select(table, partitions=table.whole))
             yield from cursor.fetch_record_batch()
 
     @contextlib.contextmanager

@@ -39,19 +39,21 @@ from headrace.capture.postgres.decode import (
     NeedsTextMode,
     Resent,
     Seen,
+    Stranger,
     UnknownRelation,
 )
+from headrace.capture.postgres.drift import Began, Captured
 from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.gaps import OnGap
 from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
-from headrace.capture.postgres.joins import Joins, known
+from headrace.capture.postgres.joins import Joins, known, taken
 from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.resync import Acceptance, Resync
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
-from headrace.capture.postgres.snapshot import OnProgress, SnapshotStale
+from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
@@ -174,12 +176,14 @@ class PostgresSource:
 
         self._on_progress = noted
         self._startup = Startup(self._declared, self._on_progress)
-        self._joins = Joins(0, self._on_progress)
         self._max_open_rows = max_open_rows
         self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
         self._heartbeats = Heartbeats(prefix, heartbeat, server, self._clock)
         self._wake = Wake()
+        self._joins = Joins(0, self._on_progress, self._wake.set)
+        self._began_stored: Began | None = None
+        self._began_storing: Began | None = None
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
         self._head = b""
@@ -331,12 +335,13 @@ class PostgresSource:
         self._declared = dataclasses.replace(self._declared, server=server)
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
         assert self._startup.began is not None
+        self._began_stored = self._startup.began
         joined = [table for table in self._startup.began.tables if table.seen is not None]
         self._decoder = Decoder(
             self.name,
             known=self._known_tables(),
-            seen={table.oid: Seen(table.seen or "", table.until) for table in joined},
-            leaves_out=self._leaves_out,
+            seen={table.oid: Seen(table.seen or "", table.until, table.since) for table in joined},
+            meet=self._meet,
             describe=self._describe if self._declared.debezium is not None else None,
             messages=self._messages,
             tells_changes=self._declared.debezium is not None,
@@ -345,7 +350,11 @@ class PostgresSource:
         )
         for oid in self._startup.coming:
             self._decoder.await_join(oid)
-        self._joins = Joins(max([known.consistent_point, *(table.until for table in joined)]), self._on_progress)
+        self._joins = Joins(
+            max([known.consistent_point, *(table.since or table.until for table in joined)]),
+            self._on_progress,
+            self._wake.set,
+        )
         self._binary = all(table.binary for table in self._startup.tables)
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
@@ -365,14 +374,41 @@ class PostgresSource:
         tables = {table.oid: table for table in self._startup.tables}
         found = {}
         for captured in self._startup.began.tables:
-            found[captured.oid] = known((captured.schema, captured.name), tables.get(captured.oid))
+            if captured.left != drift.NARROWED:
+                found[captured.oid] = known(captured.label, tables.get(captured.oid))
         return found
 
-    def _leaves_out(self, relation: Relation) -> bool:
-        """Return whether rows of a table that the log does not have are no business of ours."""
-        declared, name = self._declared, (relation.schema, relation.table)
+    def _meet(self, relation: Relation, lsn: int) -> Known | Stranger:
+        """Say what to do with a table that the log does not have, whose rows come."""
+        declared, began = self._declared, self._startup.began
+        assert began is not None
+        name = (relation.schema, relation.table)
+        if any(table.oid == relation.oid and table.left == drift.NARROWED for table in began.tables):
+            return Stranger.LEFT_OUT
         wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
-        return not declared.own_publication and (not wanted or catalog.is_ours(*name))
+        if not wanted and declared.own_publication and not began.options.get("puballtables"):
+            with self._sql_lock, declared.server.translated("a catalog query"):
+                there = catalog.is_there(self._connected(), relation.oid)
+            return Stranger.REFUSED if there else Stranger.LEFT_OUT
+        if not wanted or catalog.is_ours(*name):
+            return Stranger.LEFT_OUT
+        if declared.debezium is None:
+            return Stranger.LEFT_OUT if self._joins.refuses(relation.oid) else Stranger.AWAITED
+        return self._take_up(relation, lsn)
+
+    def _take_up(self, relation: Relation, lsn: int) -> Known | Stranger:
+        """Capture a table from a commit on, as Debezium does: without the rows that it had."""
+        assert self._startup.began is not None
+        label = (relation.schema, relation.table)
+        if other := taken(self.name, self._startup.began, label):
+            self._say(f"table {'.'.join(label)} is not captured: its topic is that of {other}")
+            return Stranger.LEFT_OUT
+        with self._sql_lock, self._declared.server.translated("a catalog query"):
+            tables = catalog.all_tables(self._connected(), relation.oid)
+        captured = Captured(relation.oid, *label, 0, None, None, seen="", since=lsn)
+        self._startup.joined(tables, (captured,))
+        logger.info("%s: captured from now on", ".".join(label), extra=event("tables_joined", tables=[".".join(label)]))
+        return known(label, tables[0] if tables else None)
 
     def _describe(self, relation: Relation) -> str:
         """Return what the catalog says of a table now.
@@ -445,6 +481,9 @@ class PostgresSource:
         self._send_due()
         if self._joins.due and (pieces := self._join()):
             return pieces
+        if self._joins.full:
+            self._joins.wait(min(timeout, self._until_due()))
+            return []
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()
@@ -462,6 +501,7 @@ class PostgresSource:
         except HistoryDiffers as error:
             assert self._record is not None
             raise slot_binding.restored(self._record, error.message, force=True) from error
+        pieces = self._joins.hold(pieces)
         self._note_received(pieces)
         return self._beat(pieces) or self._idle()
 
@@ -487,11 +527,13 @@ class PostgresSource:
             return []
         try:
             pieces = self._joins.next(self._declared, self._startup, self._decoder, Lsn(self._stored))
-        except (SourceUnavailable, SnapshotStale) as error:
+        except SourceError as error:
             self._joins.undo(self._decoder)
+            if isinstance(error, SourceRefused):  # the others go on
+                self._joins.give_up(self._declared, error)
             self._connection.drop(error.message)
             return self._rewind()
-        self._note_received(pieces)
+        self._note_received(pieces, joins=True)
         return pieces
 
     def _rewind(self) -> list[Piece[Lsn]]:
@@ -504,13 +546,14 @@ class PostgresSource:
         self._received = Lsn(self._stored)
         return [Piece(rewound=True)]
 
-    def _note_received(self, pieces: Sequence[Piece[Lsn]]) -> None:
+    def _note_received(self, pieces: Sequence[Piece[Lsn]], *, joins: bool = False) -> None:
+        """Note how far pieces reach; rows of tables that join are no transaction's that the server will send again."""
         if pieces:
             self._open = pieces[-1].open
             if pieces[-1].batches:
                 self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
             messages = None if self._messages is None else self._messages.topic
-            self._rows_at += [at for piece in pieces if (at := _last_row(piece, messages)) is not None]
+            self._rows_at += [at for piece in pieces if (at := _last_row(piece, messages)) is not None and not joins]
         for piece in pieces:
             if piece.position is not None:
                 self._received = max(self._received, piece.position)
@@ -534,7 +577,7 @@ class PostgresSource:
         if self._connection.stream is None or self._open or self._polled > self._stored:
             return []
         behind = self._received - self._stored
-        long_ago = self._clock.monotonic() - self._stored_at >= _IDLE_S
+        long_ago = self._joins.due or self._clock.monotonic() - self._stored_at >= _IDLE_S
         return [Piece(position=self._received)] if behind > 0 and (long_ago or behind >= _IDLE_BYTES) else []
 
     def _until_due(self) -> float:
@@ -573,17 +616,23 @@ class PostgresSource:
         """Put the source's record into the transaction that appends everything committed before an LSN."""
         ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < position)]
         self._storing_last = max(ended) if self._last is not None or len(ended) > 1 else None
-        if self._joins.began is not None:
+        began = self._startup.began
+        assert began is not None
+        if self._joins.handed_out:
+            began = self._joins.with_tables(began)
+        if began is not self._began_stored:
             assert self._record is not None
-            self._record = self._joins.with_tables(self._record)
+            self._record = dataclasses.replace(self._record, tables=began.names)
             self._head = self._record.head()
-            txn.put(drift.KIND, self.name, self._joins.began.to_json())
+            txn.put(drift.KIND, self.name, began.to_json())
+        self._began_storing = began
         txn.put(KIND, self.name, self._head + SourceRecord.rest(position, self._storing_last))
         self._storing = position
 
     def acknowledge(self) -> None:
         """Tell the server what is durable, at most ten times a second."""
         self._stored = max(self._stored, self._storing)
+        self._began_stored = self._began_storing
         self._joins.stored(self._startup)
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
@@ -699,14 +748,18 @@ class PostgresSource:
             return
         now = drift.look_again(connection, began)
         declared = self._declared
+        own, by_name = declared.own_publication, declared.by_name(began)
         try:
-            drift.check(began, now, own=declared.own_publication, coming=lambda: declared.meant(connection))
+            coming = self._joins.published
+            drift.check(began, now, own=own, coming=lambda: declared.meant(connection) | coming, by_name=by_name)
         except SourceRefused as error:
             self._refused = error
             self._wake.set()
             raise
-        for text in drift.renamed(began, now):
+        left = drift.leaving(began, now, own=own, by_name=by_name)
+        for text in drift.said(began, now, left):
             self._say(text)
+        self._startup.leave(left)
 
     def _check_updates(self, connection: SqlConnection) -> None:
         """Say loudly when a table lost its replica identity: the user's own statements fail since then."""
@@ -741,19 +794,11 @@ class PostgresSource:
     def _look_for_new(self, connection: SqlConnection) -> None:
         """Have tables join that match and were made since the capture began; say of those that cannot."""
         assert self._startup.began is not None
-        if self._declared.own_publication:
-            self._joins.prepare(connection, self._declared, self._startup, self._decoder)
-            if self._joins.pending:
-                self._wake.set()
-            return
-        known = {table.oid for table in self._startup.began.tables}
-        for oid, name in catalog.matching_names(connection, self._declared.patterns).items():
-            if oid not in known and name not in self._declared.left_out:
-                self._say(
-                    f"table {'.'.join(name)} matches tables=… and was made (or renamed) since the capture began: it is "
-                    "not captured, and the next start will be refused; narrow tables=…, or stop the pipeline and have "
-                    f"it taken in: headrace capture resync FILE.py --log {self._declared.place}"
-                )
+        if self._declared.by_name(self._startup.began):
+            return  # such tables are taken up as their rows come
+        self._joins.prepare(connection, self._declared, self._startup, self._decoder)
+        if self._joins.pending:
+            self._wake.set()
 
     def _say(self, text: str) -> None:
         """Warn of something once."""
@@ -767,6 +812,7 @@ class PostgresSource:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
         self._ending.set()
         self._heartbeats.stop()
+        self._joins.close()
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()

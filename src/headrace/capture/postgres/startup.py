@@ -18,7 +18,7 @@ from headrace.capture.base import KIND, Log, Transaction
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
-from headrace.capture.postgres.drift import Began, Look
+from headrace.capture.postgres.drift import Began, Captured, Look
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
@@ -68,9 +68,29 @@ class Declared:
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
 
+    @property
+    def by_leaf(self) -> bool:
+        """Return whether rows of partitioned tables are those of their partitions, as Debezium has it by default."""
+        properties = self.debezium
+        return properties is not None and properties.get("publish.via.partition.root", "false").lower() != "true"
+
+    @property
+    def wants_all_tables(self) -> bool:
+        """Return whether a publication that is made is to have all tables, as Debezium's has by default."""
+        properties = self.debezium
+        mode = "" if properties is None else properties.get("publication.autocreate.mode", "all_tables")
+        return mode.lower() == "all_tables"
+
+    def by_name(self, began: Began) -> bool:
+        """Return whether whatever comes of a table that matches is captured, from its first commit on.
+
+        So it is with Debezium: nothing is read of a table that was made later.
+        """
+        return self.debezium is not None and (bool(began.options.get("puballtables")) or not self.own_publication)
+
     def meant(self, connection: SqlConnection) -> frozenset[int]:
         """Return the OIDs of all tables that match now."""
-        found = catalog.matching_names(connection, self.patterns)
+        found = catalog.matching_names(connection, self.patterns, by_leaf=self.by_leaf)
         return frozenset(oid for oid, name in found.items() if name not in self.left_out)
 
 
@@ -107,9 +127,11 @@ class Startup:
         self._declared = declared
         self._on_progress = on_progress
         self._rows: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._identity = Identity("", 0, "")
         self._followed: SourceRecord | None = None  # the log's record, as it goes on with this server
         self._claims_slot = False  # this log was making its slot when it was stopped
+        self._everything = False  # a publication that is made has all tables
 
     def check(self, log: Log) -> None:
         """See `PostgresSource.check`."""
@@ -150,8 +172,29 @@ class Startup:
                     checks.refuse(checks.updates(self.tables, self.failing, indexes, str(server)))
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:
-                checks.refuse(checks.publication(publication, declared.publication, self.tables, str(server)))
+                checks.refuse(checks.publication(publication, declared.publication, self._streamed(), str(server)))
         self.done()
+
+    def _streamed(self) -> list[Table]:
+        """Return the tables whose changes come under their own names."""
+        logged = [table for table in self.tables if table.persistence == "p"]
+        if self._declared.by_leaf:
+            return [table for table in logged if not table.partitioned]
+        return catalog.without_partitions(logged)
+
+    def joined(self, tables: Sequence[Table], captured: Sequence[Captured]) -> None:
+        """Note tables that have joined. From any thread."""
+        with self._lock:
+            assert self.began is not None
+            self.began = self.began.with_tables(captured)
+            self.tables = [*(table for table in self.tables if table.oid not in {t.oid for t in tables}), *tables]
+
+    def leave(self, left: Mapping[int, str]) -> None:
+        """Note tables that have left: why, by OID. From any thread."""
+        with self._lock:
+            if left and self.began is not None:
+                self.began = self.began.without(left)
+                self.tables = [table for table in self.tables if table.oid not in left]
 
     def _record(self, log: Log) -> SourceRecord | None:
         """Return the record from which the capture goes on; None where it begins."""
@@ -160,7 +203,15 @@ class Startup:
 
     def _choose(self, connection: SqlConnection) -> list[Table]:
         """Return the tables that a capture begins with, without their columns."""
-        return choose_tables(connection, self._declared.server, self._declared.patterns, self._declared.left_out)
+        declared = self._declared
+        return choose_tables(
+            connection,
+            declared.server,
+            declared.patterns,
+            declared.left_out,
+            as_debezium=declared.debezium is not None,
+            by_leaf=declared.by_leaf,
+        )
 
     def _check_owner(self, connection: SqlConnection, log: Log, known: SourceRecord | None) -> None:
         """See that the slot, if it is there, is this log's, or that the user wants it to be."""
@@ -192,16 +243,21 @@ class Startup:
         if self.began is None:
             self.began = self._taken_up(connection, known)
         declared, now = self._declared, drift.look_again(connection, self.began)
-        self.coming = frozenset(now.entries) - {table.oid for table in self.began.tables}
-        drift.check(
-            self.began,
-            now,
-            own=declared.own_publication,
-            coming=lambda: declared.meant(connection),
-        )
-        return known_tables(
-            connection, declared.patterns, self.began, declared.left_out, joins=declared.own_publication
-        )
+        meant = declared.meant(connection)
+        own, by_name = declared.own_publication, declared.by_name(self.began)
+        drift.check(self.began, now, own=own, coming=lambda: meant, by_name=by_name)
+        left = drift.leaving(self.began, now, own=own, by_name=by_name)
+        tables = known_tables(connection, self.began.without(left))
+        staying = {table.oid for table in tables if catalog.matches(".".join(table.label), declared.patterns)}
+        staying = (staying | meant) - {t.oid for t in tables if (t.schema, t.name) in declared.left_out}
+        left |= {table.oid: drift.NARROWED for table in tables if table.oid not in staying}
+        if left and not meant and not any(table.oid in staying for table in tables):
+            checks.refuse(checks.nothing_matches(tables, declared.patterns, str(declared.server)))
+        for text in drift.said(self.began, now, left):
+            logger.warning("%s", text, extra=event("tables_left", source=declared.name))
+        self.began = self.began.without(left)
+        self.coming = (frozenset(now.entries) - {table.oid for table in self.began.active}) & meant
+        return [table for table in tables if table.oid in staying]
 
     def _taken_up(self, connection: SqlConnection, known: SourceRecord) -> Began:
         """Return what a capture began with whose log has only the tables' names: that which has these names now.
@@ -226,10 +282,38 @@ class Startup:
         if publication is None and not declared.makes_publication:
             checks.refuse(checks.publication(None, declared.publication, self.tables, str(server)))
         now = drift.look(connection, declared.publication)
-        mends = declared.own_publication and not right_shape(now, self.tables)
-        publishes = mends or publication is None
+        self._everything = declared.wants_all_tables and catalog.role(connection).superuser
+        mends = declared.own_publication and not self.right_shape(now)
+        publishes = (mends or publication is None) and not self._everything
         name, reads = declared.publication, declared.with_snapshot
         check_rights(connection, server, self.tables, name, reads=reads, publishes=publishes)
+
+    def right_shape(self, now: Look) -> bool:
+        """Return whether our own publication is as we would make it."""
+        wanted = {**drift.OPTIONS, "puballtables": self._everything, "pubviaroot": not self._declared.by_leaf}
+        listed = set() if self._everything else {table.oid for table in self.tables if table.persistence == "p"}
+        return now.only_ours(wanted) and now.entries.keys() == listed
+
+    def _ensure_publication(self, connection: SqlConnection) -> Look:
+        """Have a publication with the tables for a log that is new; our own is made anew when it is not as wanted.
+
+        Returns:
+            The publication as it is now.
+
+        Raises:
+            SourceRefused: the server refuses, or the user's publication lacks something.
+        """
+        declared, name, server = self._declared, self._declared.publication, self._declared.server
+        existing = catalog.publication(connection, name)
+        if existing and not declared.own_publication:
+            checks.refuse(checks.publication(existing, name, self._streamed(), str(server)))
+        elif not self.right_shape(drift.look(connection, name)):
+            everything, by_leaf = self._everything, declared.by_leaf
+            statements = drift.recreated(name, self.tables, everything=everything, by_leaf=by_leaf)
+            with server.translated(f"to make publication «{name}»"), connection.transaction():
+                for statement in statements:
+                    connection.execute(statement.encode())
+        return drift.look(connection, name, oids=[table.oid for table in self.tables])
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
         """Return tables that models learn from first, then the others, each in name order."""
@@ -250,18 +334,16 @@ class Startup:
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             if known is None:
                 self.doing = f"making publication «{declared.publication}»"
-                now = ensure_publication(
-                    connection, server, declared.publication, self.tables, own=declared.own_publication
-                )
+                now = self._ensure_publication(connection)
                 self.began = now.began((table.oid, *table.label) for table in self.tables)
+                if declared.debezium is not None:
+                    self.began = now.snapshot_only(self.began)
                 known = self._begin(connection, log, cancelled)
             else:
                 began = Claim.load(log, declared.name).snapshot
                 wanted = replace(self._claim(known.slot), snapshot=began)
                 self.owner = slot_binding.claim(log, self.owner, declared.name, wanted)
-                if Began.load(log, declared.name) is None or known.identity != self._identity:
-                    known = self._followed or known
-                    self._put(log, known)
+                known = self._let_go(connection, log, self._followed or known, moved=known.identity != self._identity)
             slot_binding.note(connection, declared.publication, declared.slot, self.owner)
             slot = wait_until_free(connection, declared.slot, cancelled, self._say)
             if declared.failover and slot is not None and not slot.failover:
@@ -269,6 +351,33 @@ class Startup:
             if warning := slots.idle_warning(connection, server, declared.slot):
                 logger.warning("%s", warning)
         self.done()
+        return known
+
+    def _let_go(self, connection: SqlConnection, log: Log, known: SourceRecord, *, moved: bool) -> SourceRecord:
+        """Store which tables have left, and take those that are not to be captured out of our own publication.
+
+        Args:
+            moved: the log goes on with another server, which is stored too.
+        """
+        declared, began = self._declared, self.began
+        assert began is not None
+        before = Began.load(log, declared.name)
+        if moved or before != began:
+            if before is not None and before != began:
+                known = replace(known, tables=began.names)
+                if {table.oid for table in before.active} != {table.oid for table in began.active}:
+                    # The last transaction may have rows of tables that have left only: it is not looked for again.
+                    known = replace(known, last=None)
+            self._put(log, known)
+            fault("leave.stored")
+        gone = {table.oid for table in began.tables if table.left == drift.NARROWED} - self.coming
+        if declared.own_publication and gone:
+            entries = drift.look(connection, declared.publication).entries
+            tables = [table.only_sql for table in catalog.all_tables(connection) if table.oid in gone & entries.keys()]
+            if tables:
+                statement = f"ALTER PUBLICATION {quote(declared.publication)} DROP TABLE {', '.join(tables)}"
+                connection.execute(statement.encode())
+                fault("leave.unpublished")
         return known
 
     def _say(self, doing: str) -> None:
@@ -435,53 +544,43 @@ def check_server(connection: SqlConnection, server: Server) -> None:
 
 
 def choose_tables(
-    connection: SqlConnection, server: Server, patterns: Sequence[str], left_out: Collection[tuple[str, str]] = ()
+    connection: SqlConnection,
+    server: Server,
+    patterns: Sequence[str],
+    left_out: Collection[tuple[str, str]] = (),
+    *,
+    as_debezium: bool = False,
+    by_leaf: bool = False,
 ) -> list[Table]:
     """Return the tables to capture, in name order, without their columns.
 
     Args:
         left_out: tables (schema, name) that match and are not captured: this pipeline's sinks write them.
+        as_debezium: those that Debezium reads: partitions and the tables that they are of, tables that are not logged,
+            and each with the rows of tables that inherit from it.
+        by_leaf: rows of partitioned tables are those of their partitions.
 
     Raises:
         SourceRefused: none matches, or one that matches cannot be captured.
     """
     existing = [table for table in catalog.all_tables(connection) if (table.schema, table.name) not in left_out]
-    chosen = catalog.matching(existing, patterns)
+    chosen = catalog.matching(existing, patterns, by_leaf=as_debezium)
     if not chosen:
         checks.refuse(checks.nothing_matches(existing, patterns, str(server)))
-    for table in chosen:
+    if as_debezium:
+        chosen = [replace(table, whole=True) for table in chosen if table.persistence != "t"]
+    for table in chosen if not as_debezium else ():
         checks.refuse(checks.kind(table, str(server)))
+    if by_leaf:
+        checks.refuse(checks.partitions(existing, chosen, str(server)))
     return chosen
 
 
-def known_tables(
-    connection: SqlConnection,
-    patterns: Sequence[str],
-    began: Began,
-    left_out: Collection[tuple[str, str]] = (),
-    *,
-    joins: bool = False,
-) -> list[Table]:
-    """Return a log's tables, found by OID whatever they are called now, in name order, without their columns.
-
-    Args:
-        left_out: tables (schema, name) that are not captured though they match.
-        joins: others that match may join while the capture runs.
-
-    Raises:
-        SourceRefused: the patterns no longer mean one of them, or mean one that the log does not have.
-    """
-    known = {table.oid: (table.schema, table.name) for table in began.tables}
-    existing = catalog.all_tables(connection)
-    found = [replace(table, captured_as=known[table.oid]) for table in existing if table.oid in known]
-    meant = {table.oid for table in catalog.matching(existing, patterns) if (table.schema, table.name) not in left_out}
-    meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
-    slot_binding.check_tables(
-        [str(table) for table in began.tables],
-        new=[] if joins else [str(table) for table in existing if table.oid in meant - known.keys()],
-        left=[".".join(table.label) for table in found if table.oid not in meant],
-    )
-    return found
+def known_tables(connection: SqlConnection, began: Began) -> list[Table]:
+    """Return a log's tables, found by OID whatever they are called now, in name order, without their columns."""
+    known = {table.oid: table.label for table in began.active}
+    found = [table for table in catalog.all_tables(connection) if table.oid in known]
+    return [replace(table, captured_as=known[table.oid]) for table in found]
 
 
 def check_rights(
@@ -508,34 +607,6 @@ def check_room(connection: SqlConnection, server: Server) -> None:
     most = int(catalog.settings(connection, "max_replication_slots")["max_replication_slots"])
     (used,) = connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() or (0,)
     checks.refuse(checks.room(used=used, most=most, where=str(server)))
-
-
-def right_shape(now: Look, tables: Sequence[Table]) -> bool:
-    """Return whether our own publication is as we would make it."""
-    via_root = any(table.partitioned for table in tables)
-    return now.only_ours(via_root=via_root) and now.entries.keys() == {table.oid for table in tables}
-
-
-def ensure_publication(
-    connection: SqlConnection, server: Server, name: str, tables: Sequence[Table], *, own: bool
-) -> Look:
-    """Have a publication with these tables for a log that is new; our ``own`` is made anew when it is not as wanted.
-
-    Returns:
-        The publication as it is now.
-
-    Raises:
-        SourceRefused: the server refuses, or the user's publication lacks something.
-    """
-    existing = catalog.publication(connection, name)
-    if existing and not own:
-        checks.refuse(checks.publication(existing, name, tables, str(server)))
-    elif not right_shape(drift.look(connection, name), tables):
-        statements = drift.recreated(name, tables)
-        with server.translated(f"to make publication «{name}»"), connection.transaction():
-            for statement in statements:
-                connection.execute(statement.encode())
-    return drift.look(connection, name, oids=[table.oid for table in tables])
 
 
 def wait_until_free(

@@ -148,12 +148,12 @@ def table(
     return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table), facts)
 
 
-def truncates(frame: Frame, table: Table, events: Events) -> Batch:
+def truncates(frame: Frame | None, table: Table, events: Events) -> Batch:
     """Return Truncate events: rows of nulls."""
     n = events.message.size
     nulls = [pa.nulls(n, column.type) for column in table.fields]
     ops = np.full(n, ord("t"), np.uint8)
-    change = [] if events.number is None else [events.change(frame)]
+    change = [] if events.number is None or frame is None else [events.change(frame)]
     schema = table.schema(change=bool(change))
     return Batch(pa.RecordBatch.from_arrays([*nulls, *meta_arrays(ops, events), *change], schema=schema))
 
