@@ -41,12 +41,14 @@ from headrace.capture.postgres.decode import (
     UnknownRelation,
 )
 from headrace.capture.postgres.facts import table_facts
+from headrace.capture.postgres.incremental import IncrementalSnapshots, Reply
 from headrace.capture.postgres.joins import Joins, known
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
 from headrace.capture.postgres.snapshot import OnProgress, SnapshotStale
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
@@ -93,6 +95,7 @@ class PostgresSource:
         debezium: properties of Debezium's connector by which its events are to be written from the log; they are
             kept in it. None: the log need not hold what such events say beside the rows.
         makes_publication: make the publication where it is not there; without it that is refused.
+        snapshots: how rows are read that are there already, and who may ask for them.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -117,6 +120,7 @@ class PostgresSource:
         allow_failing_updates: bool = False,
         debezium: Mapping[str, str] | None = None,
         makes_publication: bool = True,
+        snapshots: SnapshotOptions | None = None,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -146,9 +150,11 @@ class PostgresSource:
         self._startup = Startup(self._declared, on_progress)
         self._on_progress = on_progress
         self._joins = Joins(0, on_progress)
+        self._snapshot_options = snapshots or SnapshotOptions()
         self._max_open_rows = max_open_rows
         self._clock = clock or SystemClock()
         self._wake = Wake()
+        self._snapshots = self._incremental()
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
         self._head = b""
@@ -171,6 +177,15 @@ class PostgresSource:
         self._newest_us = 0
         self._sql: SqlConnection | None = None
         self._sql_lock = threading.Lock()
+
+    def _incremental(self) -> IncrementalSnapshots:
+        return IncrementalSnapshots(
+            self._declared,
+            self._snapshot_options,
+            tables=lambda: self._startup.tables,
+            end=self._beyond_joins,
+            wake=self._wake.set,
+        )
 
     # --- before anything runs ---
 
@@ -264,6 +279,9 @@ class PostgresSource:
         server = dataclasses.replace(self._declared.server, application=self._startup.owner.application)
         self._declared = dataclasses.replace(self._declared, server=server)
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
+        self._snapshots = self._incremental()
+        with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            self._snapshots.load(log, connection)
         assert self._startup.began is not None
         joined = [table for table in self._startup.began.tables if table.seen is not None]
         self._decoder = Decoder(
@@ -272,6 +290,7 @@ class PostgresSource:
             seen={table.oid: Seen(table.seen or "", table.until) for table in joined},
             leaves_out=self._leaves_out,
             describe=self._describe if self._declared.debezium is not None else None,
+            listener=self._snapshots.streamed,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
@@ -372,6 +391,8 @@ class PostgresSource:
         self._send_due()
         if self._joins.due and (pieces := self._join()):
             return pieces
+        if self._snapshots.due and (pieces := self._read()):
+            return pieces
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()
@@ -409,7 +430,7 @@ class PostgresSource:
             self._connection.stream is None
             or self._open
             or self._polled > self._stored
-            or self._stored <= self._joins.after
+            or self._stored <= max(self._joins.after, self._snapshots.at)
         ):
             return []
         try:
@@ -421,8 +442,19 @@ class PostgresSource:
         self._note_received(pieces)
         return pieces
 
+    def _read(self) -> list[Piece[Lsn]]:
+        """Return rows of an incremental snapshot; none where they have to wait."""
+        joining = self._joins.running is not None or self._joins.began is not None
+        if self._connection.stream is None or self._open or joining or self._polled > self._stored:
+            return []
+        pieces = self._snapshots.next(Lsn(max(self._received, self._stored)), self._joins.after)
+        self._wanted = max(self._wanted, self._snapshots.until)
+        self._note_received(pieces)
+        return pieces
+
     def _rewind(self) -> list[Piece[Lsn]]:
         self._joins.undo(self._decoder)
+        self._snapshots.undo()
         self._connection.lost = False
         self._decoder.reset()
         self._open = False
@@ -497,6 +529,7 @@ class PostgresSource:
             self._record = self._joins.with_tables(self._record)
             self._head = self._record.head()
             txn.put(drift.KIND, self.name, self._joins.began.to_json())
+        self._snapshots.store(txn)
         txn.put(KIND, self.name, self._head + SourceRecord.rest(position, self._storing_last))
         self._storing = position
 
@@ -504,10 +537,26 @@ class PostgresSource:
         """Tell the server what is durable, at most ten times a second."""
         self._stored = max(self._stored, self._storing)
         self._joins.stored(self._startup)
+        self._snapshots.stored()
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
         self._stored_at = self._clock.monotonic()
         self._send_due()
+
+    def want_snapshot(self, tables: Sequence[str], where: str, surrogate: str, request: str, reply: Reply) -> None:
+        """Append the rows that tables have, while the stream goes on; see `IncrementalSnapshots.request`.
+
+        Args:
+            tables: regular expressions of which one matches the whole of ``schema.table``, or such names.
+            where: SQL over a table's columns; "" for all rows.
+            surrogate: a column by which tables without a key are read.
+            request: an id; ``reply`` is called with the tables when the request is in the log.
+
+        Raises:
+            SourceRefused: none of them is captured, or one cannot be read so.
+        """
+        self._snapshots.request(tables, where, surrogate, request, reply)
+        self._wake.set()
 
     # --- from any thread ---
 
@@ -523,8 +572,8 @@ class PostgresSource:
         with self._telling():
             until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)
-        # Rows of tables that join were committed before now, too.
-        self._short_of = until if self._joins.pending or not self._looked else None
+        # Rows of tables that join were committed before now, too, and those that somebody asked for.
+        self._short_of = until if self._waited_for else None
         self._wake.set()
         return until
 
@@ -549,6 +598,14 @@ class PostgresSource:
                         raise self._declared.server.lost(error) from error
         raise AssertionError("unreachable")
 
+    def _beyond_joins(self, connection: SqlConnection) -> int:
+        """Return an LSN behind all commits that are visible now, and behind all rows of tables that joined."""
+        lsn = _insert_lsn(connection)
+        while lsn <= self._joins.after:
+            connection.execute(_FLUSH)
+            lsn = _insert_lsn(connection)
+        return lsn
+
     def _connected(self) -> SqlConnection:
         if self._sql is None or self._sql.closed:
             self._sql = self._declared.server.sql()
@@ -568,10 +625,18 @@ class PostgresSource:
 
     @property
     def _come(self) -> Lsn:
-        """Return the LSN before which everything is handed out, of tables that join too."""
-        if self._short_of is None or (self._looked and not self._joins.pending):
-            return self._received
-        return Lsn(min(self._received, self._short_of - 1))
+        """Return the LSN before which everything is handed out, of tables that join and of snapshots too."""
+        come = int(self._received)
+        if self._short_of is not None and self._waited_for:
+            come = min(come, self._short_of - 1)
+        if self._snapshots.asked_at and self._snapshots.pending:
+            come = min(come, self._snapshots.asked_at)
+        return Lsn(come)
+
+    @property
+    def _waited_for(self) -> bool:
+        """Return whether rows are still to come that are no transaction's of the stream."""
+        return not self._looked or self._joins.pending or self._snapshots.pending
 
     def measure_lag(self) -> list[Measurement]:
         """Ask how far the log is behind the server, and how much WAL the slot keeps; nothing while it is away."""
@@ -643,6 +708,7 @@ class PostgresSource:
                     connection = self._declared.server.sql()
                 self._check_catalog(connection)
                 self._look_for_new(connection)
+                self._snapshots.visible(connection)
                 self._looked = True
                 self._wake.set()
                 self._check_updates(connection)
@@ -680,6 +746,7 @@ class PostgresSource:
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()
+        self._snapshots.stop()
         if self._watching is not None:
             self._watching.join(0.5)
         with self._sql_lock:
