@@ -28,6 +28,7 @@ from headrace.plan.task import StreamPlan, Versions, check_features
 
 if TYPE_CHECKING:
     from headrace.capture.debezium.configuration import Configuration
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
     from headrace.engines.contract import RunningPipeline
     from headrace.engines.local.running import Running
     from headrace.engines.settings import EngineName
@@ -114,6 +115,7 @@ class App:
         allow_failing_updates: bool = False,
         compat: Literal["sane", "debezium"] = "sane",
         properties: Mapping[str, str] | None = None,
+        signals: str | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -131,6 +133,8 @@ class App:
                 ``headrace topics cat --format debezium-json`` writes them; and, as Debezium, it captures tables without
                 a usable replica identity.
             properties: of Debezium's connector, which change how those events are written.
+            signals: ``schema.table`` of a table, one of those that are captured, whose inserted rows ask for
+                incremental snapshots as signals of Debezium's do. ``headrace snapshot`` asks for one without it.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -155,7 +159,12 @@ class App:
             snapshot,
             allow_failing_updates or compat == "debezium",
             debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
+            snapshots=_snapshots(compat, properties or {}, signals),
         )
+        if signals is not None and not source.matches(signals):
+            raise DeclarationError(
+                f"signals={signals!r} is none of the tables that are captured", advice="Have tables=… match it too."
+            )
         self._check_source(source, format)
         self._declared.sources.append(source)
         return Database(self._declared, source)
@@ -249,6 +258,7 @@ class App:
             allow_failing_updates=True,  # as Debezium does
             debezium=options.events,
             makes_publication=options.makes_publication,
+            snapshots=options.snapshots,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:
@@ -532,6 +542,19 @@ class App:
         """The pipeline that `start` or `run` runs now."""
         running = self._declared.running
         return running if running is not None and running.alive else None
+
+
+def _snapshots(compat: str, properties: Mapping[str, str], signals: str | None) -> SnapshotOptions | None:
+    """Return how rows are read that are there already; None: as is usual."""
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
+
+    if compat == "debezium":
+        from headrace.capture.debezium.configuration import Configuration
+        from headrace.capture.debezium.options import snapshots_of
+
+        given = dict(properties) if signals is None else {**properties, "signal.data.collection": signals}
+        return snapshots_of(Configuration(given, "properties=…"))
+    return None if signals is None else SnapshotOptions(signals=signals)
 
 
 def _check_database(dsn: str, slot: str | None) -> None:

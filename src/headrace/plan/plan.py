@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.errors import DeclarationError, near
 from headrace.formats.topic_formats import Formats
@@ -22,6 +22,9 @@ from headrace.plan.sinks import SinkPlan, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.serve.parameters import Endpoint
 from headrace.transform.expressions import Text
+
+if TYPE_CHECKING:
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
 
 INTERNAL = "__headrace"
 
@@ -76,6 +79,8 @@ class SourcePlan:
     """Properties of Debezium's connector by which its events can be written from the log; None: they cannot."""
     makes_publication: bool = True
     """A publication that is not there is made; else it is refused."""
+    snapshots: SnapshotOptions | None = None
+    """How rows are read that are there already; None: as is usual."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""

@@ -15,6 +15,7 @@ from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Examination
 from headrace.capture.postgres.slot_binding import derived_name
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import DeclarationError
 
 _LIBPQ = {
@@ -61,6 +62,7 @@ class CaptureOptions:
     format: str
     registry: str | None = field(default=None, repr=False)
     events: tuple[tuple[str, str], ...] = ()
+    snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
 
 
 def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka: bool = False) -> CaptureOptions:
@@ -86,7 +88,7 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         name=configuration.get("name") or configuration.get("topic.prefix"),
         dsn=dsn_of(configuration) if dsn is None else dsn,
         prefix=configuration.get("topic.prefix"),
-        tables=tables_of(configuration),
+        tables=_with_signals(tables_of(configuration), configuration.get("signal.data.collection")),
         slot=configuration.get("slot.name") or None,
         publication=configuration.get("publication.name") or (None if makes else DEFAULT_PUBLICATION),
         makes_publication=makes,
@@ -94,7 +96,28 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
         events=tuple(_events(configuration)),
+        snapshots=snapshots_of(configuration),
     )
+
+
+def snapshots_of(configuration: Configuration) -> SnapshotOptions:
+    """Return how rows are read that are there already.
+
+    >>> snapshots_of(Configuration({"signal.data.collection": "public.signals"}, "here")).windows
+    True
+    """
+    signals = configuration.get("signal.data.collection")
+    return SnapshotOptions(
+        chunk_rows=int(configuration.get("incremental.snapshot.chunk.size", "1024")),
+        signals=signals,
+        windows=bool(signals) and configuration.get("read.only", "false").lower() != "true",
+    )
+
+
+def _with_signals(tables: tuple[str, ...], signals: str) -> tuple[str, ...]:
+    """Return patterns that match the table of signals too."""
+    matched = not signals or any(re.fullmatch(table, signals, re.IGNORECASE) for table in tables)
+    return tables if matched else (*tables, f"(?-i:{re.escape(signals)})")
 
 
 def _events(configuration: Configuration) -> Iterator[tuple[str, str]]:

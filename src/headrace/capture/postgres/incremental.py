@@ -36,7 +36,7 @@ from headrace.capture.postgres.chunks import Chunk, ChunkReader
 from headrace.capture.postgres.decode import Seen, Transactions
 from headrace.capture.postgres.signals import matching, obeyed, signals_of
 from headrace.capture.postgres.snapshot import Converter, SnapshotStale
-from headrace.capture.postgres.snapshot_options import SnapshotOptions
+from headrace.capture.postgres.snapshot_options import MARKER, SnapshotOptions
 from headrace.capture.postgres.snapshot_progress import KIND, Progress, Wanted
 from headrace.capture.postgres.startup import Declared
 from headrace.capture.postgres.table import topic_of
@@ -47,8 +47,6 @@ from headrace.position import Lsn
 
 logger = logging.getLogger("headrace")
 
-MARKER = b"headrace.snapshot"
-"""In the metadata of rows that a snapshot read which is not the first one: ``incremental``."""
 _AGAIN_S = 0.02
 _AWAY_S = 1.0
 _Batches = Sequence[tuple[str, Batch]]

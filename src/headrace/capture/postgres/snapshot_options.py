@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CHUNK_ROWS = 50_000
+MARKER = b"headrace.snapshot"
+"""In the metadata of rows that an incremental snapshot read: ``incremental``."""
 
 
 @dataclass(frozen=True, slots=True)

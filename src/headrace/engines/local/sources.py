@@ -47,6 +47,7 @@ def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -
             allow_failing_updates=declared.allow_failing_updates,
             debezium=None if declared.debezium is None else dict(declared.debezium),
             makes_publication=declared.makes_publication,
+            snapshots=declared.snapshots,
             on_progress=on_progress,
         )
         for declared in plan.sources
