@@ -207,6 +207,9 @@ class SourceTraits(Generic[P]):
         cluster: address of the cluster on which the messages lie that its pieces' ``origins`` name; "" for none.
         parse_position: makes a position of what a user names (the LSN of a database); None where nobody can name one.
         measure_lag: how far the log is behind the origin; asks the origin, from any thread; empty while it is away.
+        want_snapshot: appends the rows that tables have (patterns, a condition as SQL, a column to read by, an id)
+            while it goes on; belongs to the engine's thread. It raises SourceRefused, or calls what it is given when
+            the request is durable.
     """
 
     tables: Mapping[str, pa.Schema] = field(default_factory=dict)
@@ -214,6 +217,7 @@ class SourceTraits(Generic[P]):
     cluster: str = ""
     parse_position: Callable[[str | int], P] | None = None
     measure_lag: Callable[[], Sequence[Measurement]] | None = None
+    want_snapshot: Callable[[Sequence[str], str, str, str, Callable[[dict[str, Any]], None]], None] | None = None
 
 
 class Waker:

@@ -546,15 +546,17 @@ class App:
 
 def _snapshots(compat: str, properties: Mapping[str, str], signals: str | None) -> SnapshotOptions | None:
     """Return how rows are read that are there already; None: as is usual."""
-    from headrace.capture.postgres.snapshot_options import SnapshotOptions
-
+    if compat == "sane" and signals is None:
+        return None
     if compat == "debezium":
         from headrace.capture.debezium.configuration import Configuration
         from headrace.capture.debezium.options import snapshots_of
 
         given = dict(properties) if signals is None else {**properties, "signal.data.collection": signals}
         return snapshots_of(Configuration(given, "properties=…"))
-    return None if signals is None else SnapshotOptions(signals=signals)
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
+
+    return SnapshotOptions(signals=signals or "")
 
 
 def _check_database(dsn: str, slot: str | None) -> None:

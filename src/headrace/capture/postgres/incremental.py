@@ -109,7 +109,7 @@ class IncrementalSnapshots:
         end: see `ChunkReader`; ``wake``: called from a thread when there is something to do.
 
     Attributes:
-        progress: how far they are; ``asked_at``: LSN of the newest signal.
+        progress: how far they are; ``asked_at``: where the stream was when rows were asked for that are pending.
         until: an LSN that the stream has to pass; 0 where none.
     """
 
@@ -140,8 +140,9 @@ class IncrementalSnapshots:
         self._asked: list[tuple[tuple[Wanted, ...], Reply]] = []
         self._said = ""
 
-    def load(self, log: Log, connection: SqlConnection) -> None:
-        """Go on where the log says that snapshots are; note who is at work on the server."""
+    def load(self, log: Log, connection: SqlConnection, *, at: int) -> None:
+        """Go on where the log, which ends at an LSN, says that snapshots are; note who is at work on the server."""
+        self.asked_at = at
         self.progress = self._stored = self._storing = Progress.load(log, self._declared.name)
         numbers = [number for (number,) in connection.execute(_AT_WORK).fetchall()]
         self._unseen.add(np.array(numbers, np.int64))
@@ -165,8 +166,10 @@ class IncrementalSnapshots:
 
     # --- requests ---
 
-    def request(self, patterns: Sequence[str], where: str, surrogate: str, request: str, reply: Reply) -> None:
-        """Want the rows of tables; ``reply`` is called when that is in the log.
+    def request(
+        self, patterns: Sequence[str], where: str, surrogate: str, request: str, reply: Reply, *, at: int = 0
+    ) -> None:
+        """Want the rows of tables, now that the stream is at an LSN; ``reply`` is called when that is in the log.
 
         Raises:
             SourceRefused: none of the tables is captured, or one cannot be read in chunks.
@@ -186,6 +189,8 @@ class IncrementalSnapshots:
                     advice="Name a column to read it by: --surrogate-key COLUMN.",
                 )
         wanted = tuple(Wanted(request, table.oid, str(table), where, surrogate) for table in found)
+        if not self.pending:
+            self.asked_at = at
         self.progress = self.progress.with_wanted(wanted)
         self._asked.append((wanted, reply))
         self._say("incremental snapshot of {} begins", wanted)
@@ -219,9 +224,10 @@ class IncrementalSnapshots:
             rows = batch.rows.filter(pa.array(inserted))
             for signal, lsn in zip(signals_of(rows), batch.lsn[inserted].tolist(), strict=False):
                 before, tables = self.progress, self._tables()
+                if not self.pending:
+                    self.asked_at = lsn
                 self.progress = obeyed(before, signal, tables, self._declared.name)
                 if self.progress is not before:
-                    self.asked_at = lsn
                     self._say("incremental snapshot of {} begins", self.progress.queue[len(before.queue) :] or ())
 
     def _signal_table(self) -> Table | None:

@@ -124,6 +124,6 @@ def matching(patterns: Sequence[str], tables: Sequence[Table]) -> list[Table]:
     for pattern in patterns:
         for expression in expressions(pattern, split=False):
             for table in tables:
-                if re.fullmatch(expression, str(table)) or pattern == str(table):
+                if re.fullmatch(expression, str(table), re.IGNORECASE) or pattern == str(table):
                     found.setdefault(table.oid, table)
     return list(found.values())

@@ -126,7 +126,9 @@ class PostgresSource:
         clock: Clock | None = None,
     ) -> None:
         self.name = prefix
-        self.traits: SourceTraits[Lsn] = SourceTraits(parse_position=Lsn.parse, measure_lag=self.measure_lag)
+        self.traits: SourceTraits[Lsn] = SourceTraits(
+            parse_position=Lsn.parse, measure_lag=self.measure_lag, want_snapshot=self.want_snapshot
+        )
         derived = slot_binding.derived_name(app, prefix)
         server = Server(dsn, f"headrace {app}")
         self._reporter = WaitReporter(server, lambda: "" if self._startup.reading else f"{prefix}: {self.status}")
@@ -281,7 +283,7 @@ class PostgresSource:
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
         self._snapshots = self._incremental()
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
-            self._snapshots.load(log, connection)
+            self._snapshots.load(log, connection, at=known.acknowledged)
         assert self._startup.began is not None
         joined = [table for table in self._startup.began.tables if table.seen is not None]
         self._decoder = Decoder(
@@ -555,7 +557,7 @@ class PostgresSource:
         Raises:
             SourceRefused: none of them is captured, or one cannot be read so.
         """
-        self._snapshots.request(tables, where, surrogate, request, reply)
+        self._snapshots.request(tables, where, surrogate, request, reply, at=self._received)
         self._wake.set()
 
     # --- from any thread ---
@@ -572,8 +574,8 @@ class PostgresSource:
         with self._telling():
             until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)
-        # Rows of tables that join were committed before now, too, and those that somebody asked for.
-        self._short_of = until if self._waited_for else None
+        # Rows of tables that join were committed before now, too.
+        self._short_of = until if self._joins.pending or not self._looked else None
         self._wake.set()
         return until
 
@@ -587,7 +589,7 @@ class PostgresSource:
                     self._check_catalog(connection)
                     if self._watching is not None:
                         self._look_for_new(connection)
-                    if self._joins.pending or not self._looked:
+                    if self._joins.pending or not self._looked or self._snapshots.pending:
                         # An end that nobody has seen yet: what is left out until they join may have passed this one.
                         connection.execute(_FLUSH)
                         lsn = _insert_lsn(connection)
@@ -617,7 +619,7 @@ class PostgresSource:
         connection, doing = self._connection, self._startup.doing
         return SourceStatus(
             SourceState.STARTING if doing else connection.state,
-            doing or connection.doing,
+            doing or self._snapshots.doing or connection.doing,
             self._come,
             connection.away_since,
             connection.reconnects,
@@ -627,16 +629,11 @@ class PostgresSource:
     def _come(self) -> Lsn:
         """Return the LSN before which everything is handed out, of tables that join and of snapshots too."""
         come = int(self._received)
-        if self._short_of is not None and self._waited_for:
+        if self._short_of is not None and (self._joins.pending or not self._looked):
             come = min(come, self._short_of - 1)
-        if self._snapshots.asked_at and self._snapshots.pending:
+        if self._snapshots.pending:
             come = min(come, self._snapshots.asked_at)
         return Lsn(come)
-
-    @property
-    def _waited_for(self) -> bool:
-        """Return whether rows are still to come that are no transaction's of the stream."""
-        return not self._looked or self._joins.pending or self._snapshots.pending
 
     def measure_lag(self) -> list[Measurement]:
         """Ask how far the log is behind the server, and how much WAL the slot keeps; nothing while it is away."""
