@@ -209,6 +209,9 @@ class SourceTraits(Generic[P]):
         parse_position: makes a position of what a user names (the LSN of a database); None where nobody can name one.
         measure: what a database's capture has done since the start; asks nobody; None of other sources.
         measure_lag: how far the log is behind the origin; asks the origin, from any thread; empty while it is away.
+        want_snapshot: appends the rows that tables have (patterns, a condition as SQL, a column to read by, an id)
+            while it goes on; belongs to the engine's thread. It raises SourceRefused, or calls what it is given when
+            the request is durable.
     """
 
     tables: Mapping[str, pa.Schema] = field(default_factory=dict)
@@ -217,6 +220,7 @@ class SourceTraits(Generic[P]):
     parse_position: Callable[[str | int], P] | None = None
     measure: Callable[[], Sequence[Measurement]] | None = None
     measure_lag: Callable[[], Sequence[Measurement]] | None = None
+    want_snapshot: Callable[[Sequence[str], str, str, str, Callable[[dict[str, Any]], None]], None] | None = None
 
 
 class Waker:

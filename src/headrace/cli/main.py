@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 import typer
 
-from headrace.cli import capture, demo, doctor, models, produce, serve, slots, topics, ui
+from headrace.cli import capture, demo, doctor, models, produce, serve, slots, snapshot, topics, ui
 from headrace.cli.arguments import (
     START_SECONDS,
     JsonOption,
@@ -66,6 +66,7 @@ app.add_typer(capture.capture, name="capture")
 app.add_typer(slots.slots, name="slots")
 app.command("down")(slots.down)
 app.command("doctor")(doctor.doctor)
+app.command("snapshot")(snapshot.snapshot)
 app.add_typer(serve.keys, name="keys")
 app.command("serve")(with_events(serve.serve))
 app.command("ui")(with_events(ui.ui))

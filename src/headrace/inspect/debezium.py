@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch
+from headrace.capture.postgres.snapshot_options import MARKER
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError
 from headrace.formats.debezium_types import java_string
@@ -183,7 +184,12 @@ def _with_next(slices: Iterator[list[Entry] | None]) -> Iterator[tuple[list[Entr
 
 
 def _read_topic(entries: Sequence[Entry]) -> str:
-    return next((entry.topic for entry in entries if Batch(entry.records).op[0] == ord("r")), "")
+    return next((entry.topic for entry in entries if Batch(entry.records).op[0] == ord("r") and not _later(entry)), "")
+
+
+def _later(entry: Entry) -> bool:
+    """Return whether rows were read by an incremental snapshot."""
+    return MARKER in (entry.records.schema.metadata or {})
 
 
 def _lines(writers: dict[str, _Connector], entry: Entry, following: str, report: Callable[[str], None]) -> list[_Line]:
@@ -191,7 +197,10 @@ def _lines(writers: dict[str, _Connector], entry: Entry, following: str, report:
     connector = writers.get(batch.source)
     if connector is None or FACTS not in (entry.records.schema.metadata or {}):
         return _plain(entry, batch)
-    markers = _markers(connector, entry.topic, batch, following)
+    if _later(entry):
+        markers = pa.array(["incremental"] * batch.num_rows, TEXT)
+    else:
+        markers = _markers(connector, entry.topic, batch, following)
     lines = connector.writer.lines(entry.records, markers)
     for refusal in lines.refusals:
         report(str(refusal))

@@ -29,6 +29,7 @@ from headrace.plan.task import StreamPlan, Versions, check_features
 
 if TYPE_CHECKING:
     from headrace.capture.debezium.configuration import Configuration
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
     from headrace.engines.contract import RunningPipeline
     from headrace.engines.local.running import Running
     from headrace.engines.settings import EngineName
@@ -120,6 +121,7 @@ class App:
         heartbeat_query: str | None = None,
         failover: bool = False,
         on_gap: Literal["fail", "snapshot", "accept"] = "fail",
+        signals: str | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -149,6 +151,8 @@ class App:
             on_gap: what a start does where the slot has lost rows that the log does not have (it was dropped or
                 invalidated, made again or advanced by hand; another server is there): ``"fail"``; ``"snapshot"`` reads
                 the tables anew and appends what differs; ``"accept"`` goes on without those rows, and the log says so.
+            signals: ``schema.table`` of a table, one of those that are captured, whose inserted rows ask for
+                incremental snapshots as signals of Debezium's do. ``headrace snapshot`` asks for one without it.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -180,8 +184,13 @@ class App:
             messages=_messages(messages, properties or {}, compat),
             failover=failover,
             on_gap=on_gap,
+            snapshots=_snapshots(compat, properties or {}, signals),
         )
         source = _with_heartbeat(source, heartbeat, heartbeat_query, properties or {})
+        if signals is not None and not source.matches(signals):
+            raise DeclarationError(
+                f"signals={signals!r} is none of the tables that are captured", advice="Have tables=… match it too."
+            )
         self._check_source(source, format)
         self._declared.sources.append(source)
         return Database(self._declared, source)
@@ -282,6 +291,7 @@ class App:
             heartbeat_topic=options.heartbeat.topic,
             heartbeat_query=options.heartbeat.query,
             failover=options.failover,
+            snapshots=options.snapshots,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:
@@ -582,6 +592,21 @@ class App:
         """The pipeline that `start` or `run` runs now."""
         running = self._declared.running
         return running if running is not None and running.alive else None
+
+
+def _snapshots(compat: str, properties: Mapping[str, str], signals: str | None) -> SnapshotOptions | None:
+    """Return how rows are read that are there already; None: as is usual."""
+    if compat == "sane" and signals is None:
+        return None
+    if compat == "debezium":
+        from headrace.capture.debezium.configuration import Configuration
+        from headrace.capture.debezium.options import snapshots_of
+
+        given = dict(properties) if signals is None else {**properties, "signal.data.collection": signals}
+        return snapshots_of(Configuration(given, "properties=…"))
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
+
+    return SnapshotOptions(signals=signals or "")
 
 
 def _check_database(dsn: str, slot: str | None) -> None:

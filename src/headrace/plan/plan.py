@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.errors import DeclarationError, near
 from headrace.formats.topic_formats import Formats
@@ -22,6 +22,9 @@ from headrace.plan.sinks import SinkPlan, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.serve.parameters import Endpoint
 from headrace.transform.expressions import Text
+
+if TYPE_CHECKING:
+    from headrace.capture.postgres.snapshot_options import SnapshotOptions
 
 INTERNAL = "__headrace"
 
@@ -87,6 +90,8 @@ class SourcePlan:
     """Standbys keep the slot, too."""
     on_gap: Literal["fail", "snapshot", "accept"] = "fail"
     """What a start does where the slot has lost rows that the log does not have."""
+    snapshots: SnapshotOptions | None = None
+    """How rows are read that are there already; None: as is usual."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""

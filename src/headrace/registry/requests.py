@@ -1,4 +1,4 @@
-"""Requests of people to a model's pipeline from outside: another version, a tag.
+"""Requests of people to a pipeline from outside: another version of a model, a tag, rows of a table.
 
 A pipeline that is stopped finds a request in its log (record ``request`` NAME). One that runs holds its log's file:
 requests lie in a folder beside it, and so do their answers.
@@ -44,16 +44,19 @@ class Request:
         version: a number or a tag.
         by: who asks, as user@host.
         tag, delete: the tag to give, or to take away.
+        model: the model; of a snapshot the source, "" for the only one.
+        snapshot: of a snapshot: ``tables``, ``where``, ``surrogate`` and ``id``.
         rebuilt: of a version at a position: ``position``, ``rows`` and ``known`` of the state that goes with it.
     """
 
-    action: Literal["rollback", "tag", "retrain", "promote", "tick"]
+    action: Literal["rollback", "tag", "retrain", "promote", "tick", "snapshot"]
     model: str
     version: int | str
     by: str
     tag: str = ""
     delete: bool = False
     rebuilt: dict[str, Any] = field(default_factory=dict)
+    snapshot: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the stored text."""

@@ -22,7 +22,7 @@ _RETRIES = harmless("A server that is lost is tried again for ever, with growing
 _JAVA = refused("Code in Java cannot be loaded. Leave it out.")
 _LINEAGE = harmless("OpenLineage events are not sent; the log itself knows where each row came from.")
 _FORMAT = "Rows keep PostgreSQL's types in the log."
-_SIGNALS = "Signals are not read."
+_SIGNALS = "Signals come by signal.data.collection only."
 _TEXT_FORM = "The log has these values in PostgreSQL's text form."
 _CREDENTIALS = "Given to libpq, which connects."
 
@@ -252,7 +252,19 @@ REPLICATION = (
     ),
     Property("lsn.flush.timeout.ms", Kind.MILLISECONDS, "30000", _RETRIES, minimum=1),
     Property("lsn.flush.timeout.action", Kind.WORD, "fail", _RETRIES, allowed=("fail", "warn", "ignore")),
-    Property("read.only", Kind.BOOLEAN, "false", not_yet("The capture writes its publication and a note of the slot.")),
+    Property(
+        "read.only",
+        Kind.BOOLEAN,
+        "false",
+        done(
+            "Incremental snapshots write nothing into the table of signals; publication and slot are made all the same."
+        ),
+        {
+            "false": done(
+                "Incremental snapshots enclose each chunk by two rows in the table of signals, as Debezium does."
+            )
+        },
+    ),
     Property(
         "schema.refresh.mode",
         Kind.WORD,
@@ -616,25 +628,39 @@ SNAPSHOTS = (
     Property("streaming.delay.ms", Kind.MILLISECONDS, "0", refused("Start it later."), minimum=0),
     Property("internal.snapshot.scan.all.columns.force", Kind.BOOLEAN, "false", _JVM),
     Property(
-        "incremental.snapshot.chunk.size", Kind.INTEGER, "1024", harmless("There are no incremental snapshots yet.")
+        "incremental.snapshot.chunk.size",
+        Kind.INTEGER,
+        "1024",
+        done("Rows of a chunk of an incremental snapshot."),
+        minimum=1,
     ),
     Property(
         "incremental.snapshot.watermarking.strategy",
         Kind.WORD,
         "insert_insert",
-        harmless("There are no incremental snapshots yet."),
+        not_yet("The row that opens a window is never deleted."),
+        {"insert_insert": done("A chunk is enclosed by two rows that are inserted into the table of signals.")},
         allowed=("insert_insert", "insert_delete"),
     ),
     Property(
         "incremental.snapshot.allow.schema.changes",
         Kind.BOOLEAN,
         "false",
-        harmless("There are no incremental snapshots yet."),
+        harmless("A chunk whose table was altered meanwhile is read again, in any case."),
     ),
 )
 
 SIGNALS = (
-    Property("signal.data.collection", Kind.LIST, None, not_yet(_SIGNALS)),
+    Property(
+        "signal.data.collection",
+        Kind.TEXT,
+        None,
+        done(
+            "Rows inserted into this table ask for incremental snapshots, stop, pause and resume them, or are logged; "
+            "a blocking snapshot is taken as an incremental one. The table is captured, too."
+        ),
+        form=(r"[^,.]+\.[^,]+", "one schema.table"),
+    ),
     Property(
         "signal.enabled.channels",
         Kind.LIST,

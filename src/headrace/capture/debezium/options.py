@@ -23,6 +23,7 @@ from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Examination
 from headrace.capture.postgres.heartbeats import HeartbeatOptions
 from headrace.capture.postgres.slot_binding import derived_name
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import DeclarationError
 
 _LIBPQ = {
@@ -82,6 +83,7 @@ class CaptureOptions:
     events: tuple[tuple[str, str], ...] = ()
     messages: tuple[str, ...] = ()
     heartbeat: HeartbeatOptions = field(default_factory=HeartbeatOptions)
+    snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
 
 
 def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka: bool = False) -> CaptureOptions:
@@ -107,7 +109,7 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         name=configuration.get("name") or configuration.get("topic.prefix"),
         dsn=dsn_of(configuration) if dsn is None else dsn,
         prefix=configuration.get("topic.prefix"),
-        tables=tables_of(configuration),
+        tables=_with_signals(tables_of(configuration), configuration.get("signal.data.collection")),
         slot=configuration.get("slot.name") or None,
         publication=configuration.get("publication.name") or (None if makes else DEFAULT_PUBLICATION),
         makes_publication=makes,
@@ -118,7 +120,28 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         events=tuple(events_of(configuration)),
         messages=messages_of(configuration),
         heartbeat=heartbeat_of(configuration),
+        snapshots=snapshots_of(configuration),
     )
+
+
+def snapshots_of(configuration: Configuration) -> SnapshotOptions:
+    """Return how rows are read that are there already.
+
+    >>> snapshots_of(Configuration({"signal.data.collection": "public.signals"}, "here")).windows
+    True
+    """
+    signals = configuration.get("signal.data.collection")
+    return SnapshotOptions(
+        chunk_rows=int(configuration.get("incremental.snapshot.chunk.size", "1024")),
+        signals=signals,
+        windows=bool(signals) and configuration.get("read.only", "false").lower() != "true",
+    )
+
+
+def _with_signals(tables: tuple[str, ...], signals: str) -> tuple[str, ...]:
+    """Return patterns that match the table of signals too."""
+    matched = not signals or any(re.fullmatch(table, signals, re.IGNORECASE) for table in tables)
+    return tables if matched else (*tables, f"(?-i:{re.escape(signals)})")
 
 
 def events_of(configuration: Configuration) -> Iterator[tuple[str, str]]:

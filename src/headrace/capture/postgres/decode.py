@@ -227,6 +227,7 @@ class Decoder:
         seen: by OID, what the snapshots of tables saw that joined the capture.
         messages: what `pg_logical_emit_message` writes is captured; None to read over it.
         tells_changes: rows say where their change lies in the WAL, and in which transaction.
+        listener: told of all transactions, with the batches and dead letters that are made of them.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
             transactions are gathered in pieces of about this size. (A larger one that has come whole is one piece,
@@ -247,6 +248,7 @@ class Decoder:
         seen: Mapping[int, Seen] | None = None,
         messages: LogicalMessages | None = None,
         tells_changes: bool = False,
+        listener: Listener | None = None,
         skip_below: int = 0,
         max_open_rows: int = MAX_ROWS,
         max_open_bytes: int = MAX_BYTES,
@@ -261,6 +263,7 @@ class Decoder:
         self.resent: Resent | None = None
         self.max_open_rows, self.max_open_bytes = max_open_rows, max_open_bytes
         self.seen = dict(seen or {})
+        self.listener = listener
         self._awaited: dict[int, set[int]] = {}
         self._prepared: dict[Relation, Table] = {}
         self.reset()
@@ -371,6 +374,8 @@ class Decoder:
         if self.resent:
             self._check_resent(found, counts, relation_ids, stored, taken_in)
         if stored == len(found):
+            if self.listener is not None:
+                self.listener(found, (), ())
             return None
         if taken_in is not None:
             taken_in[: int(counts[:stored].sum())] = True
@@ -379,6 +384,8 @@ class Decoder:
             first = int(counts[:stored].sum())
             events, relation_ids = events.take(slice(first, None)), relation_ids[first:]
         batches, rejected = self._batches(frame, events, relation_ids, changes)
+        if self.listener is not None:
+            self.listener(found, batches, rejected)
         ended = found.end_lsn.size
         return Piece(
             batches=batches,
@@ -718,6 +725,9 @@ class Transactions:
                 inside[max(first, 0) : last] = True
             raise frame.error(int(rows[~inside[rows]][0]), HEADER, "a row outside of a transaction")
         return counts
+
+
+Listener = Callable[[Transactions, Sequence[tuple[str, Batch]], Sequence[tuple[str, Batch]]], None]
 
 
 def transactions(frame: Frame, unfinished: Unfinished | None, outside: Ints = _NONE) -> Transactions:

@@ -126,11 +126,9 @@ class Snapshot:
         return found, ts_us
 
     def _connect(self, version: int) -> Any:
-        # While it connects it asks for all types: on a busy machine that may take longer than a role's timeout.
-        connection = adbc.connect(self._server.conninfo(**without_timeout(self._server, version)), autocommit=True)
+        connection = connect_reader(self._server, version)
         with contextlib.closing(connection.cursor()) as cursor:
             for statement in (
-                "SET synchronize_seqscans = off",
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
                 f"SET TRANSACTION SNAPSHOT '{self._name}'",
             ):
@@ -149,7 +147,7 @@ class Snapshot:
         try:
             yield
         except adbc_driver_manager.Error as error:
-            raise _translate(self._server, error) from error
+            raise translate(self._server, error) from error
         except pa.ArrowException as error:
             raise SourceUnavailable(
                 f"the snapshot of {self._server} broke off: {' '.join(str(error).split())}"
@@ -160,7 +158,17 @@ class SnapshotStale(SourceUnavailable):
     """A table was rewritten (TRUNCATE, ALTER TABLE) just after the snapshot: take a new one."""
 
 
-def _translate(server: Server, error: adbc_driver_manager.Error) -> SourceError:
+def connect_reader(server: Server, version: int) -> Any:
+    """Return a connection that reads Arrow batches, in autocommit mode."""
+    # While it connects it asks for all types: on a busy machine that may take longer than a role's timeout.
+    connection = adbc.connect(server.conninfo(**without_timeout(server, version)), autocommit=True)
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SET synchronize_seqscans = off")
+    return connection
+
+
+def translate(server: Server, error: adbc_driver_manager.Error) -> SourceError:
+    """Return the error for what ADBC says."""
     text = " ".join(str(error).split())
     if error.sqlstate and not error.sqlstate.startswith(("57P", "08", "53")):
         return SourceRefused(f"the snapshot of {server} was refused: {text}")
@@ -186,7 +194,7 @@ def read_table(dsn: str, schema: str, name: str) -> pa.Table:
             cursor.execute(select(table, partitions=True))
             batches = [converter.convert(records, 0)[0] for records in cursor.fetch_record_batch()]
     except adbc_driver_manager.Error as error:
-        raise _translate(server, error) from error
+        raise translate(server, error) from error
     return pa.Table.from_batches([Batch(records).rows for records in batches], converter.rows_schema)
 
 
@@ -199,7 +207,7 @@ def select(table: Table, *, partitions: bool = False) -> str:
     columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
     refused = {column.name: test for column in table.columns if (test := _refusal(column))}
     if refused:
-        outputs = {column.name: _output(column) for column in table.columns}
+        outputs = {column.name: output(column) for column in table.columns}
         names = ", ".join(literal(name) for name in refused)
         texts = ", ".join(f"CASE WHEN {test} THEN {outputs[name]} END" for name, test in refused.items())
         tests = " OR ".join(refused.values())
@@ -211,10 +219,11 @@ def select(table: Table, *, partitions: bool = False) -> str:
 def _expression(column: Column) -> str:
     if column.type_oid == types.OID:
         return f"{quote(column.name)}::int8"
-    return quote(column.name) if column.type_oid in _NATIVE else _output(column)
+    return quote(column.name) if column.type_oid in _NATIVE else output(column)
 
 
-def _output(column: Column) -> str:
+def output(column: Column) -> str:
+    """Return SQL for a column's text, by the output function of its type."""
     if column.output == "pg_catalog.enum_out" and column.declared.startswith("domain "):
         return f"{quote(column.name)}::text"  # a domain is no enum to a function of any enum
     return f"pg_catalog.textin({column.output}({quote(column.name)}))"

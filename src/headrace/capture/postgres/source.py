@@ -46,6 +46,7 @@ from headrace.capture.postgres.drift import Began, Captured
 from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.gaps import OnGap
 from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
+from headrace.capture.postgres.incremental import IncrementalSnapshots, Reply
 from headrace.capture.postgres.joins import Joins, known, taken
 from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
@@ -54,6 +55,7 @@ from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.resync import Acceptance, Resync
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
 from headrace.capture.postgres.snapshot import OnProgress
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
@@ -110,6 +112,7 @@ class PostgresSource:
             (PostgreSQL 17); a slot that is there becomes one.
         on_gap: what to do where the slot has lost rows that the log does not have: ``"fail"``; ``"snapshot"``, read the
             tables anew and append what differs; ``"accept"``, go on without them.
+        snapshots: how rows are read that are there already, and who may ask for them.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -138,13 +141,17 @@ class PostgresSource:
         heartbeat: HeartbeatOptions = _NO_HEARTBEAT,
         failover: bool = False,
         on_gap: OnGap = "fail",
+        snapshots: SnapshotOptions | None = None,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
     ) -> None:
         self.name = prefix
         self.traits: SourceTraits[Lsn] = SourceTraits(
-            parse_position=Lsn.parse, measure=self.measure, measure_lag=self.measure_lag
+            parse_position=Lsn.parse,
+            measure=self.measure,
+            measure_lag=self.measure_lag,
+            want_snapshot=self.want_snapshot,
         )
         derived = slot_binding.derived_name(app, prefix)
         server = Server(dsn, f"headrace {app}")
@@ -176,6 +183,7 @@ class PostgresSource:
 
         self._on_progress = noted
         self._startup = Startup(self._declared, self._on_progress)
+        self._snapshot_options = snapshots or SnapshotOptions()
         self._max_open_rows = max_open_rows
         self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
@@ -184,6 +192,7 @@ class PostgresSource:
         self._joins = Joins(0, self._on_progress, self._wake.set)
         self._began_stored: Began | None = None
         self._began_storing: Began | None = None
+        self._snapshots = self._incremental()
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
         self._head = b""
@@ -206,6 +215,15 @@ class PostgresSource:
         self._newest_us = 0
         self._sql: SqlConnection | None = None
         self._sql_lock = threading.Lock()
+
+    def _incremental(self) -> IncrementalSnapshots:
+        return IncrementalSnapshots(
+            self._declared,
+            self._snapshot_options,
+            tables=lambda: self._startup.tables,
+            end=self._beyond_joins,
+            wake=self._wake.set,
+        )
 
     # --- before anything runs ---
 
@@ -334,6 +352,9 @@ class PostgresSource:
         server = dataclasses.replace(self._declared.server, application=self._startup.owner.application)
         self._declared = dataclasses.replace(self._declared, server=server)
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
+        self._snapshots = self._incremental()
+        with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            self._snapshots.load(log, connection, at=known.acknowledged)
         assert self._startup.began is not None
         self._began_stored = self._startup.began
         joined = [table for table in self._startup.began.tables if table.seen is not None]
@@ -345,6 +366,7 @@ class PostgresSource:
             describe=self._describe if self._declared.debezium is not None else None,
             messages=self._messages,
             tells_changes=self._declared.debezium is not None,
+            listener=self._snapshots.streamed,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
@@ -484,6 +506,8 @@ class PostgresSource:
         if self._joins.full:
             self._joins.wait(min(timeout, self._until_due()))
             return []
+        if self._snapshots.due and (pieces := self._read()):
+            return pieces
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()
@@ -522,7 +546,7 @@ class PostgresSource:
             self._connection.stream is None
             or self._open
             or self._polled > self._stored
-            or self._stored <= self._joins.after
+            or self._stored <= max(self._joins.after, self._snapshots.at)
         ):
             return []
         try:
@@ -536,8 +560,19 @@ class PostgresSource:
         self._note_received(pieces, joins=True)
         return pieces
 
+    def _read(self) -> list[Piece[Lsn]]:
+        """Return rows of an incremental snapshot; none where they have to wait."""
+        joining = self._joins.running is not None or self._joins.handed_out
+        if self._connection.stream is None or self._open or joining or self._polled > self._stored:
+            return []
+        pieces = self._snapshots.next(Lsn(max(self._received, self._stored)), self._joins.after)
+        self._wanted = max(self._wanted, self._snapshots.until)
+        self._note_received(pieces)
+        return pieces
+
     def _rewind(self) -> list[Piece[Lsn]]:
         self._joins.undo(self._decoder)
+        self._snapshots.undo()
         self._connection.lost = False
         self._decoder.reset()
         self._open = False
@@ -626,6 +661,7 @@ class PostgresSource:
             self._head = self._record.head()
             txn.put(drift.KIND, self.name, began.to_json())
         self._began_storing = began
+        self._snapshots.store(txn)
         txn.put(KIND, self.name, self._head + SourceRecord.rest(position, self._storing_last))
         self._storing = position
 
@@ -634,10 +670,26 @@ class PostgresSource:
         self._stored = max(self._stored, self._storing)
         self._began_stored = self._began_storing
         self._joins.stored(self._startup)
+        self._snapshots.stored()
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
         self._stored_at = self._clock.monotonic()
         self._send_due()
+
+    def want_snapshot(self, tables: Sequence[str], where: str, surrogate: str, request: str, reply: Reply) -> None:
+        """Append the rows that tables have, while the stream goes on; see `IncrementalSnapshots.request`.
+
+        Args:
+            tables: regular expressions of which one matches the whole of ``schema.table``, or such names.
+            where: SQL over a table's columns; "" for all rows.
+            surrogate: a column by which tables without a key are read.
+            request: an id; ``reply`` is called with the tables when the request is in the log.
+
+        Raises:
+            SourceRefused: none of them is captured, or one cannot be read so.
+        """
+        self._snapshots.request(tables, where, surrogate, request, reply, at=self._received)
+        self._wake.set()
 
     # --- from any thread ---
 
@@ -668,7 +720,7 @@ class PostgresSource:
                     self._check_catalog(connection)
                     if self._watching is not None:
                         self._look_for_new(connection)
-                    if self._joins.pending or not self._looked:
+                    if self._joins.pending or not self._looked or self._snapshots.pending:
                         # An end that nobody has seen yet: what is left out until they join may have passed this one.
                         connection.execute(_FLUSH)
                         lsn = _insert_lsn(connection)
@@ -678,6 +730,14 @@ class PostgresSource:
                     if attempt:
                         raise self._declared.server.lost(error) from error
         raise AssertionError("unreachable")
+
+    def _beyond_joins(self, connection: SqlConnection) -> int:
+        """Return an LSN behind all commits that are visible now, and behind all rows of tables that joined."""
+        lsn = _insert_lsn(connection)
+        while lsn <= self._joins.after:
+            connection.execute(_FLUSH)
+            lsn = _insert_lsn(connection)
+        return lsn
 
     def _connected(self) -> SqlConnection:
         if self._sql is None or self._sql.closed:
@@ -690,7 +750,7 @@ class PostgresSource:
         connection, doing = self._connection, self._startup.doing
         return SourceStatus(
             SourceState.STARTING if doing else connection.state,
-            doing or connection.doing,
+            doing or self._snapshots.doing or connection.doing,
             self._come,
             connection.away_since,
             connection.reconnects,
@@ -698,10 +758,13 @@ class PostgresSource:
 
     @property
     def _come(self) -> Lsn:
-        """Return the LSN before which everything is handed out, of tables that join too."""
-        if self._short_of is None or (self._looked and not self._joins.pending):
-            return self._received
-        return Lsn(min(self._received, self._short_of - 1))
+        """Return the LSN before which everything is handed out, of tables that join and of snapshots too."""
+        come = int(self._received)
+        if self._short_of is not None and (self._joins.pending or not self._looked):
+            come = min(come, self._short_of - 1)
+        if self._snapshots.pending:
+            come = min(come, self._snapshots.asked_at)
+        return Lsn(come)
 
     def measure(self) -> list[Measurement]:
         """Return what was received since the start, and what snapshots have read of each table."""
@@ -785,6 +848,7 @@ class PostgresSource:
                     connection = self._declared.server.sql()
                 self._check_catalog(connection)
                 self._look_for_new(connection)
+                self._snapshots.visible(connection)
                 self._looked = True
                 self._wake.set()
                 self._check_updates(connection)
@@ -816,6 +880,7 @@ class PostgresSource:
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()
+        self._snapshots.stop()
         if self._watching is not None:
             self._watching.join(0.5)
         with self._sql_lock:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+from headrace.capture.base import Source
 from headrace.clock import Clock
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError, LearnError, LogError
@@ -65,11 +66,13 @@ class AdminRequests:
     Args:
         log: a log in a file has a folder of requests beside it.
         models: the plan's.
+        sources: who can be asked for snapshots.
     """
 
-    def __init__(self, log: Log, models: Sequence[str]) -> None:
+    def __init__(self, log: Log, models: Sequence[str], sources: Sequence[Source[Any]] = ()) -> None:
         self._log = log
         self._models = set(models)
+        self._sources = {source.name: source for source in sources if source.traits.want_snapshot is not None}
         self._waiting: deque[AdminRequest] = deque()
         self._inbox = Inbox(file_of(log, FOLDER))
         self._looked_at = -LOOK_EVERY
@@ -97,11 +100,24 @@ class AdminRequests:
             self._inbox.clear()
         for name, request, state in self._inbox.take():
             received = AdminRequest(request, state, reply=partial(self._inbox.reply, name))
-            if request.model not in self._models:
+            if request.action == "snapshot":
+                self._want_snapshot(received)
+            elif request.model not in self._models:
                 received.error = LogError(f"the pipeline that runs has no model «{request.model}»")
                 received.finish()
             else:
                 self._waiting.append(received)
+
+    def _want_snapshot(self, wanted: AdminRequest) -> None:
+        """Hand a request to the source that it is about, which answers when it is in the log."""
+        about, reply = wanted.request.snapshot, wanted.reply
+        assert reply is not None
+        try:
+            want = chosen_source(self._sources, wanted.request.model).traits.want_snapshot
+            assert want is not None
+            want(about["tables"], about["where"], about["surrogate"], about["id"], reply)
+        except HeadraceError as error:
+            reply(error)
 
     def take(self) -> list[AdminRequest]:
         """Take all of them; those that cannot be recorded now are to be given back."""
@@ -117,6 +133,24 @@ class AdminRequests:
             if not request.stored:
                 request.error = HeadraceError("the pipeline has ended before the request was recorded")
                 request.finish()
+
+
+_Found = TypeVar("_Found")
+
+
+def chosen_source(sources: Mapping[str, _Found], name: str) -> _Found:
+    """Return the source of a name, "" for the only one.
+
+    Raises:
+        LogError: there is none, or there are several.
+    """
+    if not name and len(sources) == 1:
+        return next(iter(sources.values()))
+    if name in sources:
+        return sources[name]
+    names = ", ".join(sorted(sources)) or "none"
+    what = f"no database «{name}» is captured" if name else "it is not said which database is meant"
+    raise LogError(what, advice=f"Name it with --source. There are: {names}.")
 
 
 def apply(txn: Transaction, runner: TaskRunner, wanted: AdminRequest) -> StepRecord | None:

@@ -151,7 +151,7 @@ class Engine:
         self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self.workers = workers
-        self._requests = AdminRequests(log, [model.name for model in plan.models])
+        self._requests = AdminRequests(log, [model.name for model in plan.models], self.sources)
         self._write_queue = WriteQueue()
         self.holders: list[Callable[[], Mapping[str, int]]] = []
         self.first_rows: FirstRows | None = None

@@ -60,6 +60,7 @@ def databases(
             heartbeat=HeartbeatOptions(declared.heartbeat_ms, declared.heartbeat_topic, declared.heartbeat_query),
             failover=declared.failover,
             on_gap=on_gap or declared.on_gap,
+            snapshots=declared.snapshots,
             on_progress=on_progress,
         )
         for declared in plan.sources

@@ -91,7 +91,7 @@ def _by_its_pipeline(site: Site, log: KafkaLog, action: str, request: Request | 
         return None
     if request is None:
         return None  # it runs, and says so
-    assert request.action != "tick"  # no page asks for one
+    assert request.action != "tick" and request.action != "snapshot"  # no page asks for one
     timeout = TRAINING_SECONDS if action in ("retrain", "promote") else REQUEST_SECONDS
     version, tag = str(request.version), request.tag
     try:

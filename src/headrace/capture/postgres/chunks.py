@@ -1,0 +1,355 @@
+"""Chunks of a table, in the order of its key: each is read in a snapshot of its own, whose transactions are known.
+
+    (last key, end] of the key ──▶ REPEATABLE READ, pg_current_snapshot() ──▶ rows, and what the snapshot saw
+
+The bounds are kept as the text of their values. The server compares them: its order of a key is the only one that there
+is. Two connections are kept open: one says what there is and where a chunk ends, the other reads it by COPY (ADBC).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import adbc_driver_manager
+import psycopg
+import pyarrow as pa
+
+from headrace.capture.postgres import catalog
+from headrace.capture.postgres.catalog import SqlConnection, Table, quote
+from headrace.capture.postgres.decode import Seen
+from headrace.capture.postgres.snapshot import SnapshotStale, connect_reader, literal, output, select, translate
+from headrace.capture.postgres.snapshot_progress import Ended, Progress, Wanted
+from headrace.capture.postgres.startup import Declared
+from headrace.errors import SourceError, SourceRefused, SourceUnavailable
+from headrace.faults import fault
+
+# The operators by which a type is ordered may be in another schema than pg_catalog, where ours are looked for.
+_OPERATORS = """
+SELECT a.attname::text, coalesce((
+    SELECT quote_ident(n.nspname) FROM pg_opclass c JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+    JOIN pg_namespace n ON n.oid = c.opcnamespace
+    WHERE c.opcdefault AND c.opcintype = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END), 'pg_catalog'),
+    a.attnotnull
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = %s AND a.attname = ANY(%s)
+"""
+_REWRITTEN = """
+SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
+    AND oid IN (SELECT %s::oid UNION SELECT relid FROM pg_partition_tree(%s))
+"""
+_NAMED = """
+SELECT n.nspname, c.relname, c.relreplident, c.reltuples::bigint
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
+"""
+_NOW = 'to_char(now(), \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
+_INSERT = "INSERT INTO {table} VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one table, as they were when a snapshot saw them.
+
+    Attributes:
+        seen: the transactions that the snapshot saw.
+        table: None where there were no more rows in any table.
+        batches: the rows, as `headrace.capture.postgres.snapshot.select` gives them.
+        ts_us: the server's time of the snapshot.
+        identity: columns by which the stream tells the row that an update or delete is about.
+        progress: how far the snapshots are when the rows are in the log.
+        ended: tables that have no more rows, or cannot be read so.
+    """
+
+    seen: Seen
+    table: Table | None
+    batches: tuple[pa.RecordBatch, ...]
+    ts_us: int
+    identity: tuple[str, ...]
+    progress: Progress
+    ended: tuple[Ended, ...] = ()
+
+
+class ChunkReader:
+    """Reads chunks, one after another, from one thread at a time.
+
+    Args:
+        declared: the source.
+        chunk_rows: rows of a chunk; more where rows share a key that is not unique.
+        window: the table into which the rows are inserted that enclose chunks; None: nothing is written.
+        end: returns an LSN behind all commits that are visible now, which the stream will pass.
+    """
+
+    def __init__(
+        self,
+        declared: Declared,
+        chunk_rows: int,
+        window: Callable[[], Table | None],
+        end: Callable[[SqlConnection], int],
+    ) -> None:
+        self._declared, self._chunk_rows, self._window, self._end = declared, chunk_rows, window, end
+        self._sql: SqlConnection | None = None
+        self._reader: Any = None
+        self._reading: Any = None
+
+    def read(self, progress: Progress, tables: Sequence[Table]) -> Chunk:
+        """Return the next chunk of the first table that has one; tables that have none are done.
+
+        Raises:
+            SourceError: the server is away or refuses; the connections are closed.
+        """
+        try:
+            return self._read(progress, {table.oid: table for table in tables})
+        except adbc_driver_manager.Error as error:
+            self.close()
+            raise translate(self._declared.server, error) from error
+        except pa.ArrowException as error:
+            self.close()
+            text = " ".join(str(error).split())
+            raise SourceUnavailable(f"a chunk from {self._declared.server} broke off: {text}") from error
+        except (psycopg.Error, SourceError):
+            self.close()
+            with self._declared.server.translated("a chunk of a snapshot"):
+                raise
+
+    def _read(self, progress: Progress, tables: dict[int, Table]) -> Chunk:
+        sql = self._connected()
+        if progress.window:
+            self._close_window(sql, progress.window)
+            progress = replace(progress, window="")
+        if progress.running:
+            progress = replace(progress, window=self._open_window(sql))
+        found: tuple[Table, tuple[pa.RecordBatch, ...]] | None = None
+        ended: list[Ended] = []
+        identity: tuple[str, ...] = ()
+        text, ts_us = self._begin(sql)
+        try:
+            while progress.running and found is None:
+                wanted, table = progress.queue[0], tables.get(progress.queue[0].oid)
+                try:
+                    if table is None:
+                        raise _Unreadable("it is not captured any more")
+                    progress, found, identity = self._of_table(sql, progress, wanted, table)
+                except _Unreadable as error:
+                    progress = progress.done(str(error))
+                ended += progress.ended[-1:] if found is None else []
+        finally:
+            with contextlib.suppress(psycopg.Error):
+                sql.execute("ROLLBACK")
+        seen = Seen(text, self._end(sql))
+        table, batches = found or (None, ())
+        return Chunk(seen, table, batches, ts_us, identity, progress, tuple(ended))
+
+    def _begin(self, sql: SqlConnection) -> tuple[str, int]:
+        sql.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        query = """SELECT pg_export_snapshot(), pg_current_snapshot()::text,
+            (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"""
+        self._exported, text, ts_us = sql.execute(query).fetchone() or ("", "", 0)
+        return str(text), int(ts_us)
+
+    def _of_table(
+        self, sql: SqlConnection, progress: Progress, wanted: Wanted, table: Table
+    ) -> tuple[Progress, tuple[Table, tuple[pa.RecordBatch, ...]] | None, tuple[str, ...]]:
+        """Return what comes after the next chunk of a table, and the chunk; None where there is none."""
+        table = self._looked_up(sql, table)
+        key = _Key.of(sql, table, wanted)
+        maximum = wanted.maximum
+        if maximum is None:
+            maximum = key.maximum(sql)
+            if maximum is None:
+                return progress.done(), None, ()
+            wanted = replace(wanted, maximum=maximum, estimated=max(0, table.estimated_rows))
+            progress = progress.first(wanted)
+        end = key.end(sql, wanted, self._chunk_rows) or maximum
+        batches = self._copied(key.chunk(wanted, end)) if wanted.last != maximum else ()
+        rows = sum(batch.num_rows for batch in batches)
+        if not rows:
+            return progress.done(), None, ()
+        fault("chunk.read")
+        progress = progress.first(replace(wanted, last=end, rows=wanted.rows + rows))
+        told = catalog.identities(sql, [table])[table.oid]
+        names = [column.name for column in table.columns]
+        whole = tuple(names) if not table.key else table.key
+        return progress, (table, batches), tuple(n for n in names if n in told) if told else whole
+
+    def _looked_up(self, sql: SqlConnection, table: Table) -> Table:
+        """Return the table as the snapshot has it; it cannot be rewritten until the transaction ends."""
+        named = sql.execute(_NAMED, [table.oid]).fetchone()
+        if named is None:
+            raise _Unreadable("it was dropped")
+        label = table.label
+        schema, name, identity, rows = named
+        table = replace(
+            table, schema=schema, name=name, identity=identity, estimated_rows=max(0, rows), captured_as=label
+        )
+        try:
+            sql.execute(f"LOCK TABLE {table.only_sql} IN ACCESS SHARE MODE".encode())
+        except psycopg.errors.UndefinedTable:
+            raise SnapshotStale(f"table {table} was renamed, moved or dropped") from None
+        if sql.execute(_REWRITTEN, [table.oid, table.oid]).fetchone():
+            raise SnapshotStale(f"table {table} was rewritten while a chunk of it was about to be read")
+        (found,) = catalog.with_columns(sql, [table], catalog.publication(sql, self._declared.publication))
+        return found.with_facts(sql, self._declared.types) if self._declared.debezium is not None else found
+
+    def _copied(self, query: str) -> tuple[pa.RecordBatch, ...]:
+        """Return rows by COPY, in the snapshot that the other connection has."""
+        if self._reader is None:
+            assert self._sql is not None
+            self._reader = connect_reader(self._declared.server, self._sql.info.server_version)
+        with contextlib.closing(self._reader.cursor()) as cursor:
+            self._reading = cursor
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._exported}'")
+                cursor.execute(query)
+                batches = tuple(cursor.fetch_record_batch())
+            finally:
+                self._reading = None
+                cursor.execute("ROLLBACK")
+        return batches
+
+    def _open_window(self, sql: SqlConnection) -> str:
+        """Insert the row that begins a window; return what its end has to say: nothing where none is wanted."""
+        table = self._window()
+        if table is None:
+            return ""
+        name, opened = str(uuid.uuid4()), self._now(sql)
+        data = json.dumps({"openWindowTimestamp": opened})
+        sql.execute(_INSERT.format(table=table.sql).encode(), [f"{name}-open", "snapshot-window-open", data])
+        fault("chunk.window-opened")
+        return json.dumps([name, opened])
+
+    def _close_window(self, sql: SqlConnection, window: str) -> None:
+        table = self._window()
+        if table is not None:
+            name, opened = json.loads(window)
+            data = json.dumps({"openWindowTimestamp": opened, "closeWindowTimestamp": self._now(sql)})
+            sql.execute(_INSERT.format(table=table.sql).encode(), [f"{name}-close", "snapshot-window-close", data])
+            fault("chunk.window-closed")
+
+    @staticmethod
+    def _now(sql: SqlConnection) -> str:
+        (now,) = sql.execute(f"SELECT {_NOW}".encode()).fetchone() or ("",)
+        return str(now)
+
+    def _connected(self) -> SqlConnection:
+        if self._sql is None or self._sql.closed:
+            self._sql = self._declared.server.sql()
+        return self._sql
+
+    def cancel(self) -> None:
+        """End what is being read, with an error. From any thread."""
+        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error, AttributeError):
+            if self._sql is not None:
+                self._sql.cancel()
+            if self._reading is not None:
+                self._reading.adbc_cancel()
+
+    def close(self) -> None:
+        """Close the connections; they are opened again when they are needed."""
+        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error):
+            if self._reader is not None:
+                self._reader.close()
+        self._reader = None
+        if self._sql is not None:
+            self._sql.close()
+
+
+class _Unreadable(Exception):
+    """A table cannot be read in chunks; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    """The columns by which a table is read in chunks, and the rows that are wanted of it.
+
+    Attributes:
+        schemas: of the operators that order each column.
+        nullable: rows may have none; they come with the first chunk.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+    schemas: tuple[str, ...]
+    nullable: bool
+    condition: str
+
+    @classmethod
+    def of(cls, sql: SqlConnection, table: Table, wanted: Wanted) -> _Key:
+        columns = (wanted.surrogate,) if wanted.surrogate else table.key
+        if not columns:
+            raise _Unreadable("it has no primary key by which it could be read in chunks; a surrogate key can be named")
+        about = {name: rest for name, *rest in sql.execute(_OPERATORS, [table.oid, list(columns)])}
+        missing = [name for name in columns if name not in about or name not in {c.name for c in table.columns}]
+        if missing:
+            raise _Unreadable(f"it has no column «{missing[0]}» that is captured")
+        conditions = [f"({text})" for text in (table.row_filter, wanted.where) if text]
+        schemas = tuple(about[name][0] for name in columns)
+        nullable = bool(wanted.surrogate) and not about[wanted.surrogate][1]
+        return cls(table, columns, schemas, nullable, " AND ".join(conditions))
+
+    @property
+    def _texts(self) -> str:
+        """Return the key's columns as text."""
+        by_name = {column.name: column for column in self.table.columns}
+        return ", ".join(output(by_name[name]) for name in self.columns)
+
+    def _order(self, direction: str = "") -> str:
+        return ", ".join(f"{quote(name)}{direction}" for name in self.columns)
+
+    def compare(self, operator: str, bound: Sequence[str]) -> str:
+        """Return SQL that compares the key with a bound."""
+        if set(self.schemas) == {"pg_catalog"}:
+            names, values = ", ".join(map(quote, self.columns)), ", ".join(map(literal, bound))
+            return f"({names}) {operator} ({values})" if len(bound) > 1 else f"{names} {operator} {values}"
+        strict, found = operator[0], ""
+        for place in reversed(range(len(bound))):
+            schema, name, value = self.schemas[place], quote(self.columns[place]), literal(bound[place])
+            last = place == len(bound) - 1
+            this = f"{name} OPERATOR({schema}.{operator if last else strict}) {value}"
+            found = f"({this} OR ({name} OPERATOR({schema}.=) {value} AND {found}))" if found else this
+        return found
+
+    def _where(self, *comparisons: str) -> str:
+        """Return the WHERE of rows that are wanted; with NULL keys where nothing bounds it from below."""
+        found = [text for text in (self.condition, *comparisons) if text]
+        return f" WHERE {' AND '.join(found)}" if found else ""
+
+    def maximum(self, sql: SqlConnection) -> tuple[str, ...] | None:
+        """Return the greatest key; None where there is none."""
+        known = f"{quote(self.columns[0])} IS NOT NULL" if self.nullable else ""
+        return self._one(sql, f"{self._where(known)} ORDER BY {self._order(' DESC')} LIMIT 1")
+
+    def end(self, sql: SqlConnection, wanted: Wanted, rows: int) -> tuple[str, ...] | None:
+        """Return the key of a chunk's last row; None where there are no more rows than those of one chunk."""
+        assert wanted.maximum is not None
+        above = self.compare(">", wanted.last) if wanted.last is not None else ""
+        where = self._where(above, self.compare("<=", wanted.maximum))
+        return self._one(sql, f"{where} ORDER BY {self._order()} OFFSET {rows - 1} LIMIT 1")
+
+    def chunk(self, wanted: Wanted, end: Sequence[str]) -> str:
+        """Return the query of a chunk's rows."""
+        until = self.compare("<=", end)
+        if wanted.last is not None:
+            bounds = [self.compare(">", wanted.last), until]
+        else:
+            bounds = [f"({until} OR {quote(self.columns[0])} IS NULL)" if self.nullable else until]
+        chosen = replace(self.table, row_filter=" AND ".join([*filter(None, [self.condition]), *bounds]))
+        return f"{select(chosen)} ORDER BY {self._order()}"
+
+    def _one(self, sql: SqlConnection, rest: str) -> tuple[str, ...] | None:
+        query = f"SELECT {self._texts} FROM {self.table.only_sql}{rest}"
+        try:
+            # The extended protocol takes one statement only, whatever a condition that somebody wrote has in it.
+            row = sql.execute(query.encode(), binary=True).fetchone()
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.OperationalError):
+                raise
+            raise SourceRefused(
+                f"PostgreSQL refuses a chunk of table {self.table}: {error.diag.message_primary or error}",
+                advice="Look at the snapshot's condition: it is SQL over the table's columns, and functions need the "
+                "name of their schema.",
+            ) from error
+        return None if row is None else tuple(str(value) for value in row)

@@ -1,0 +1,479 @@
+"""Incremental snapshots: rows that are there already, chunk by chunk, while the stream goes on.
+
+    request ──▶ chunk, in a snapshot of its own ──▶ the stream passes what it saw ──▶ rows, but for newer ones ──▶ log
+
+1. From now on the rows of the table are noted that the stream hands out, with the number of their transaction.
+2. A chunk is read, in a thread and over connections of its own (`chunks`). Which transactions its snapshot saw is known
+   by their numbers, which the stream names, too.
+3. The stream goes on until it has handed out all that the snapshot saw: of that nothing comes any more that is older
+   than the chunk.
+4. Rows of the chunk that a transaction changed or deleted which the snapshot did not see are left out: newer ones are
+   in the log. A TRUNCATE leaves all of them out. The others are appended as reads (op ``r``), in the transaction that
+   stores how far the snapshots are.
+
+Nothing is written to the database, and no position of the stream is looked for: a commit that was streamed before it
+became visible to others is known by its number (`_Unseen`), and a chunk that does not have it is read again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.arrays import Ints, Mask
+from headrace.batch import OPS, Batch
+from headrace.capture.base import Log, Piece, Transaction
+from headrace.capture.comparison import coded
+from headrace.capture.postgres.catalog import SqlConnection, Table
+from headrace.capture.postgres.chunks import Chunk, ChunkReader
+from headrace.capture.postgres.decode import Seen, Transactions
+from headrace.capture.postgres.signals import matching, obeyed, signals_of
+from headrace.capture.postgres.snapshot import Converter, SnapshotStale
+from headrace.capture.postgres.snapshot_options import MARKER, SnapshotOptions
+from headrace.capture.postgres.snapshot_progress import KIND, Progress, Wanted
+from headrace.capture.postgres.startup import Declared
+from headrace.capture.postgres.table import topic_of
+from headrace.errors import SourceError, SourceRefused, near
+from headrace.event_log import event
+from headrace.faults import fault
+from headrace.position import Lsn
+
+logger = logging.getLogger("headrace")
+
+_AGAIN_S = 0.02
+_AWAY_S = 1.0
+_Batches = Sequence[tuple[str, Batch]]
+Reply = Callable[[dict[str, Any]], None]
+# A session that waits for its next statement has not committed yet. Others may have, and not be seen by snapshots.
+_AT_WORK = """
+SELECT backend_xid::text::bigint FROM pg_stat_activity
+WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND coalesce(state, '') NOT LIKE 'idle in transaction%%'
+UNION SELECT transaction::text::bigint FROM pg_prepared_xacts
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """Rows of a table that came while a chunk of it was read; ``refused``: as dead letters, without their values."""
+
+    topic: str
+    numbers: Ints
+    batch: Batch
+    refused: bool
+
+
+class _Unseen:
+    """Numbers of transactions that were streamed and that nobody knows to be visible to others yet.
+
+    A commit is streamed a moment before a snapshot can see it, or long before where it waits for a standby
+    (``synchronous_commit``).
+    """
+
+    def __init__(self) -> None:
+        self._numbers: list[Ints] = []
+        self._visible: Seen | None = None
+
+    def add(self, numbers: Ints) -> None:
+        """Note transactions that were streamed."""
+        self._numbers.append(numbers)
+        if self._visible is not None:
+            visible, self._visible = self._visible, None
+            self._numbers = [self._left(visible)]
+
+    def visible(self, text: str) -> None:
+        """Take note of a snapshot that somebody took. From any thread."""
+        self._visible = Seen(text, 0)
+
+    def now(self) -> Ints:
+        """Return the numbers."""
+        return np.concatenate([np.zeros(0, np.int64), *self._numbers])
+
+    def _left(self, visible: Seen) -> Ints:
+        numbers = self.now()
+        return numbers[~visible.saw(numbers)]
+
+
+class IncrementalSnapshots:
+    """The incremental snapshots of one source. All methods belong to the thread that polls, but for those that say so.
+
+    Args:
+        declared: the source.
+        tables: returns the tables that are captured now.
+        end: see `ChunkReader`; ``wake``: called from a thread when there is something to do.
+
+    Attributes:
+        progress: how far they are; ``asked_at``: where the stream was when rows were asked for that are pending.
+        until: an LSN that the stream has to pass; 0 where none.
+    """
+
+    def __init__(
+        self,
+        declared: Declared,
+        options: SnapshotOptions,
+        *,
+        tables: Callable[[], Sequence[Table]],
+        end: Callable[[SqlConnection], int],
+        wake: Callable[[], None],
+    ) -> None:
+        self.progress = self._stored = self._storing = Progress()
+        self.asked_at = self.until = 0
+        self.at = 0
+        self._declared, self._options, self._tables, self._wake = declared, options, tables, wake
+        self._reader = ChunkReader(declared, options.chunk_rows, self._window, end)
+        self._unseen = _Unseen()
+        self._noting: frozenset[str] = frozenset()
+        self._noted: list[_Noted] = []
+        self._before: Ints = np.zeros(0, np.int64)
+        self._base = self.progress
+        self._thread: threading.Thread | None = None
+        self._result: Chunk | Exception | None = None
+        self._void = False
+        self._chunk: Chunk | None = None
+        self._not_before = 0.0
+        self._asked: list[tuple[tuple[Wanted, ...], Reply]] = []
+        self._said = ""
+
+    def load(self, log: Log, connection: SqlConnection, *, at: int) -> None:
+        """Go on where the log, which ends at an LSN, says that snapshots are; note who is at work on the server."""
+        self.asked_at = at
+        self.progress = self._stored = self._storing = Progress.load(log, self._declared.name)
+        numbers = [number for (number,) in connection.execute(_AT_WORK).fetchall()]
+        self._unseen.add(np.array(numbers, np.int64))
+
+    @property
+    def pending(self) -> bool:
+        """Return whether rows will come that were asked for. From any thread."""
+        return self.progress.due or self._chunk is not None or bool(self._asked)
+
+    @property
+    def doing(self) -> str:
+        """Return what they do, for people; "" for nothing. From any thread."""
+        progress = self.progress
+        if not progress.queue:
+            return ""
+        first = progress.queue[0]
+        more = f", {len(progress.queue) - 1} more tables after it" if len(progress.queue) > 1 else ""
+        about = f" of about {first.estimated:,}" if first.estimated >= first.rows > 0 and not first.where else ""
+        paused = "paused " if progress.paused else ""
+        return f"{paused}incremental snapshot of {first.table}: {first.rows:,}{about} rows{more}"
+
+    # --- requests ---
+
+    def request(
+        self, patterns: Sequence[str], where: str, surrogate: str, request: str, reply: Reply, *, at: int = 0
+    ) -> None:
+        """Want the rows of tables, now that the stream is at an LSN; ``reply`` is called when that is in the log.
+
+        Raises:
+            SourceRefused: none of the tables is captured, or one cannot be read in chunks.
+        """
+        tables = self._tables()
+        found = matching(patterns, tables)
+        names = [str(table) for table in tables]
+        if not found:
+            raise SourceRefused(
+                f"no table that is captured matches {', '.join(patterns)}{near(patterns[0], names)}",
+                advice=f"Captured are {', '.join(names[:10])}{', …' if len(names) > 10 else ''}.",
+            )
+        for table in found:
+            if not table.key and not surrogate:
+                raise SourceRefused(
+                    f"table {table} has no primary key, by which it would be read in chunks",
+                    advice="Name a column to read it by: --surrogate-key COLUMN.",
+                )
+        wanted = tuple(Wanted(request, table.oid, str(table), where, surrogate) for table in found)
+        if not self.pending:
+            self.asked_at = at
+        self.progress = self.progress.with_wanted(wanted)
+        self._asked.append((wanted, reply))
+        self._say("incremental snapshot of {} begins", wanted)
+
+    def _say(self, text: str, wanted: Sequence[Wanted]) -> None:
+        named = [f"{one.table}{f' WHERE {one.where}' if one.where else ''}" for one in wanted]
+        about = event("snapshot_wanted", source=self._declared.name, tables=[one.table for one in wanted])
+        logger.info("%s", text.format(", ".join(named)), extra=about)
+
+    # --- what the stream hands out ---
+
+    def streamed(self, found: Transactions, batches: _Batches, rejected: _Batches) -> None:
+        """Note what the stream has handed out, and obey signals that are in it."""
+        self._unseen.add(found.number)
+        if self._noting:
+            for refused, some in ((False, batches), (True, rejected)):
+                for topic, batch in some:
+                    if (topic.removesuffix(".dlq") if refused else topic) in self._noting:
+                        numbers = found.number[found.lsn.searchsorted(batch.lsn)]
+                        self._noted.append(_Noted(topic.removesuffix(".dlq"), numbers, batch, refused))
+        if self._options.signals:
+            self._obey(batches)
+
+    def _obey(self, batches: _Batches) -> None:
+        table = self._signal_table()
+        topic = self._topic(table) if table is not None else ""
+        for name, batch in batches:
+            inserted = batch.op == OPS["c"]
+            if name != topic or not inserted.any():
+                continue
+            rows = batch.rows.filter(pa.array(inserted))
+            for signal, lsn in zip(signals_of(rows), batch.lsn[inserted].tolist(), strict=False):
+                before, tables = self.progress, self._tables()
+                if not self.pending:
+                    self.asked_at = lsn
+                self.progress = obeyed(before, signal, tables, self._declared.name)
+                if self.progress is not before:
+                    self._say("incremental snapshot of {} begins", self.progress.queue[len(before.queue) :] or ())
+
+    def _signal_table(self) -> Table | None:
+        return next((table for table in self._tables() if str(table) == self._options.signals), None)
+
+    def _window(self) -> Table | None:
+        return self._signal_table() if self._options.windows else None
+
+    def _topic(self, table: Table) -> str:
+        return topic_of(self._declared.name, table.label)
+
+    def visible(self, connection: SqlConnection) -> None:
+        """Look which transactions are visible by now. From any thread.
+
+        Raises:
+            psycopg.Error: the server cannot be asked.
+        """
+        (text,) = connection.execute("SELECT pg_current_snapshot()::text").fetchone() or ("1:1:",)
+        self._unseen.visible(text)
+
+    # --- chunks ---
+
+    @property
+    def due(self) -> bool:
+        """Return whether `next` may have something."""
+        if self.progress is not self._stored or self._chunk is not None or self._result is not None:
+            return True
+        return self.progress.due and self._thread is None
+
+    def next(self, at: Lsn, after: int) -> list[Piece[Lsn]]:
+        """Return the rows of a chunk, or a position with which new requests are stored; none where that has to wait.
+
+        Args:
+            at: everything committed before this LSN is in the log, or of no interest, and nothing else is in it.
+            after: an LSN at which the log has rows that no transaction of the stream has.
+        """
+        self._take_result()
+        if self._chunk is not None:
+            chunk = self._chunk
+            again = chunk.seen.until <= after or not chunk.seen.saw(self._before).all()
+            if not again and at < chunk.seen.until:
+                return []
+            pieces = [] if again else self._resolved(chunk, at)
+            if not pieces:
+                self._read_again(chunk)
+            return pieces
+        if self.progress.due and self._thread is None and time.monotonic() >= self._not_before:
+            self._begin()
+        return [Piece(position=at)] if self.progress is not self._stored else []
+
+    def _begin(self) -> None:
+        """Read the next chunk, in a thread."""
+        tables = list(self._tables())
+        wanted = {one.oid for one in self.progress.queue}
+        self._noting = frozenset(self._topic(table) for table in tables if table.oid in wanted)
+        self._noted, self._before, self._base = [], self._unseen.now(), self.progress
+        self._thread = threading.Thread(
+            target=self._read, args=(self._base, tables), name="headrace-chunks", daemon=True
+        )
+        self._thread.start()
+
+    def _read(self, base: Progress, tables: Sequence[Table]) -> None:
+        try:
+            self._result = self._reader.read(base, tables)
+        except Exception as error:
+            self._result = error
+        self._wake()
+
+    def _take_result(self) -> None:
+        """Take what the thread has read; what it could not read is tried again, or left out."""
+        result, thread = self._result, self._thread
+        if result is None or thread is None:
+            return
+        thread.join()
+        self._thread, self._result = None, None
+        void, self._void = self._void, False
+        if isinstance(result, Chunk):
+            if void:
+                self._read_again(result)
+                return
+            self._chunk = result
+            self.until = result.seen.until
+            return
+        if not isinstance(result, SourceError):
+            raise result
+        stale = isinstance(result, SnapshotStale)
+        self._not_before = time.monotonic() + (_AGAIN_S if stale else _AWAY_S)
+        if isinstance(result, SourceRefused) and self.progress.queue:
+            first = self.progress.queue[0]
+            text = f"the incremental snapshot of {first.table} ends: {result.message}"
+            about = event("snapshot_skipped", source=self._declared.name, tables=[first.table])
+            logger.warning("%s", text, extra=about)
+            self.progress = replace(self.progress.done(result.message), window="")
+        elif not stale and result.message != self._said:
+            self._said = result.message
+            text = f"the incremental snapshot is tried again: {result.message}"
+            logger.warning("%s", text, extra=event("snapshot_waits", source=self._declared.name))
+
+    def _read_again(self, chunk: Chunk) -> None:
+        self._forget()
+        self._not_before = time.monotonic() + _AGAIN_S
+        if chunk.progress.window != self.progress.window:
+            self.progress = replace(self.progress, window=chunk.progress.window)
+
+    def _forget(self) -> None:
+        self._chunk, self._noting, self._noted, self.until = None, frozenset(), [], 0
+
+    def _resolved(self, chunk: Chunk, at: Lsn) -> list[Piece[Lsn]]:
+        """Return the rows that are the newest ones, as a piece; none where the chunk has to be read again."""
+        progress = chunk.progress.since(self._base, self.progress)
+        if progress is None:
+            return []
+        lsn = int(at) - 1  # behind all rows that are in the log: their commits' records are longer than a byte
+        index = progress.index if progress.lsn == lsn else 0
+        batches, letters = [], []
+        if chunk.table is not None:
+            converter = Converter(chunk.table, self._declared.name, lsn=lsn, ts_us=chunk.ts_us)
+            rows = []
+            for records in chunk.batches:
+                converted, dead = converter.convert(records, index)
+                index += records.num_rows
+                rows.append(converted)
+                letters += [(f"{converter.topic}.dlq", dead)] if dead is not None else []
+            kept = self._newest(chunk, converter.topic, rows)
+            if kept is None:
+                return []
+            batches = [(converter.topic, _marked(some)) for some in kept if some.num_rows]
+        self._forget()
+        self.progress = replace(progress, lsn=lsn, index=index)
+        self.at = int(at) if batches or letters else self.at
+        self._say_ended(chunk)
+        return [Piece(batches=tuple(batches), rejected=tuple(letters), position=at)]
+
+    def _say_ended(self, chunk: Chunk) -> None:
+        for ended in chunk.ended:
+            why = f", left out: {ended.reason}" if ended.reason else ""
+            text = f"incremental snapshot of {ended.table} ended, {ended.rows:,} rows{why}"
+            about = event("snapshot_ended", source=self._declared.name, tables=[ended.table], rows=ended.rows)
+            logger.log(logging.WARNING if ended.reason else logging.INFO, "%s", text, extra=about)
+
+    def _newest(self, chunk: Chunk, topic: str, rows: list[pa.RecordBatch]) -> list[pa.RecordBatch] | None:
+        """Return the rows without those that later transactions changed; None where that cannot be told."""
+        later = []
+        for noted in self._noted:
+            unseen = ~chunk.seen.saw(noted.numbers)
+            if noted.topic != topic or not unseen.any():
+                continue
+            if noted.refused:
+                return None  # its values are not known; its next image is
+            later.append((noted.batch, unseen))
+        if any(int(batch.op[0]) == OPS["t"] for batch, _ in later):
+            return []
+        olds = [_old_rows(batch, unseen, chunk.identity) for batch, unseen in later]
+        if not olds:
+            return rows
+        own = [[some.column(name) for some in rows] for name in chunk.identity]
+        if any(old is None or [c.type for c in old] != [c[0].type for c in own] for old in olds):
+            return None
+        known = [old for old in olds if old is not None]
+        keep = ~_superseded(own, known)
+        starts = np.cumsum([0, *(some.num_rows for some in rows)])
+        return [some.filter(pa.array(keep[starts[i] : starts[i + 1]])) for i, some in enumerate(rows)]
+
+    # --- storing ---
+
+    def store(self, txn: Transaction) -> None:
+        """Put how far they are into the transaction that appends what was handed out."""
+        if self.progress is not self._stored:
+            txn.put(KIND, self._declared.name, self.progress.to_json())
+        self._storing = self.progress
+
+    def stored(self) -> None:
+        """Note that what was being stored is durable."""
+        if self._storing is self._stored:
+            return
+        fault("chunk.stored")
+        self._stored = self._storing
+        asked, self._asked = self._asked, []
+        for wanted, reply in asked:
+            reply({"tables": [one.table for one in wanted], "request": wanted[0].request})
+
+    def undo(self) -> None:
+        """Forget what was handed out and not stored: it comes again."""
+        self._forget()
+        self._void = self._thread is not None
+        self.progress = self._stored
+        for wanted, _ in self._asked:
+            self.progress = self.progress.with_wanted(wanted)
+
+    def stop(self) -> None:
+        """End what is being read."""
+        thread = self._thread
+        if thread is not None:
+            self._reader.cancel()
+            thread.join(5.0)
+        if thread is None or not thread.is_alive():
+            self._reader.close()
+
+
+def _old_rows(batch: Batch, chosen: Mask, names: Sequence[str]) -> list[pa.Array] | None:
+    """Return the columns by which the old rows of updates and deletes are told; None where the batch has not all.
+
+    Where an update does not say what its row was, it was what the new one is.
+    """
+    columns = set(batch.records.schema.names)
+    if not set(names) <= columns:
+        return None
+    changed = chosen & ((batch.op == OPS["u"]) | (batch.op == OPS["d"]))
+    some = batch.records.filter(pa.array(changed))
+    found = [some.column(name) for name in names]
+    if "__before" not in columns:
+        return found
+    before = some.column("__before")
+    fields = {before.type.field(i).name: part for i, part in enumerate(before.flatten())}
+    if not set(names) <= fields.keys():
+        return None
+    given = before.is_valid()
+    return [_chosen(given, fields[name], own) for name, own in zip(names, found, strict=True)]
+
+
+def _chosen(given: pa.Array, old: pa.Array, new: pa.Array) -> pa.Array:
+    """Return the old value where it is given, else the new one."""
+    n = len(new)
+    at = np.where(np.asarray(given), np.arange(n), np.arange(n) + n)
+    return pa.concat_arrays([old, new]).take(pa.array(at))
+
+
+def _superseded(rows: Sequence[Sequence[pa.Array]], olds: Sequence[Sequence[pa.Array]]) -> Mask:
+    """Return which rows were changed later: as many of equal ones as there are old rows equal to them.
+
+    >>> _superseded([[pa.array([1, 2, 2, 3])]], [[pa.array([2, 7])]]).tolist()
+    [False, True, False, False]
+    """
+    n = sum(len(part) for part in rows[0])
+    together = [pa.concat_arrays([*own, *(old[place] for old in olds)]) for place, own in enumerate(map(list, rows))]
+    codes = coded(together)
+    mine, theirs = codes[:n], codes[n:]
+    times = np.bincount(theirs, minlength=int(codes.max(initial=-1)) + 1)
+    order = np.argsort(mine, kind="stable")
+    begins = np.flatnonzero(np.diff(mine[order], prepend=-1))
+    rank = np.empty(n, np.int64)
+    rank[order] = np.arange(n) - np.repeat(begins, np.diff([*begins, n]))
+    found: Mask = rank < times[mine]
+    return found
+
+
+def _marked(rows: pa.RecordBatch) -> Batch:
+    metadata: Mapping[bytes, bytes] = rows.schema.metadata or {}
+    return Batch(rows.replace_schema_metadata({**metadata, MARKER: b"incremental"}))
