@@ -194,6 +194,11 @@ class PostgresSource:
         self._began_storing: Began | None = None
         self._snapshots = self._incremental()
         self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
+        self._decoder = Decoder(prefix)
+        self._know_nothing()
+
+    def _know_nothing(self) -> None:
+        """Be as a source is before it begins."""
         self._record: SourceRecord | None = None
         self._head = b""
         self._last: tuple[int, int] | None = None
@@ -203,7 +208,6 @@ class PostgresSource:
         self._said: set[str] = set()
         self._ending = threading.Event()
         self._watching: threading.Thread | None = None
-        self._decoder = Decoder(prefix)
         self._binary = True
         self._open = False
         self._polled = self._storing = self._stored = self._sent = 0
