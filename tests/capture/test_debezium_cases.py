@@ -91,3 +91,39 @@ def test_a_nan_is_written_as_each_mode_has_it(empty: Database, tmp_path: Path) -
     assert found["double"][1] == ("NaN", {"k": "NaN", "v": "NaN"}, {"k": "NaN", "v": 2.0})
     # Debezium says nothing of a NaN here, and its converter prints the default of what is nothing.
     assert found["precise"][0] == (None, None, {"k": None, "v": "AJY="})
+
+
+def test_updates_that_change_nothing_are_left_out_on_request(empty: Database, tmp_path: Path) -> None:
+    empty.execute("CREATE TABLE w (id int PRIMARY KEY, a text, b float8)")
+    empty.execute("ALTER TABLE w REPLICA IDENTITY FULL")
+    empty.execute("CREATE TABLE k (id int PRIMARY KEY, a text)")
+    empty.execute("INSERT INTO w VALUES (1, NULL, 'NaN'); INSERT INTO k VALUES (1, 'x')")
+    stream = (
+        "UPDATE w SET a = a",
+        "UPDATE w SET b = 2",
+        "UPDATE k SET a = a",
+        "UPDATE w SET a = 'x'",
+        "UPDATE w SET id = 2",
+    )
+    case = Case("idle", {}, (), [Step(sql, "", fails=False) for sql in stream])
+    case.capture(empty, tmp_path / "case.headrace")
+
+    def written(**config: str) -> list[tuple[str, str]]:
+        own = Case("idle", {name.replace("_", "."): value for name, value in config.items()}, (), ())
+        lines = [json.loads(line) for line in own.lines(tmp_path / "case.headrace", "envelope")]
+        return [(line["topic"][-1], line["value"]["op"]) for line in lines[2:] if line["value"]]
+
+    moved = [("w", "d"), ("w", "c")]
+    assert written() == [("w", "u"), ("w", "u"), ("k", "u"), ("w", "u"), *moved]
+    assert written(skip_messages_without_change="true") == [("w", "u"), ("k", "u"), ("w", "u"), *moved]
+    options = {"skip_messages_without_change": "true", "column_exclude_list": r"public\.w\.a"}
+    assert written(**options) == [("w", "u"), ("k", "u"), *moved]
+
+
+def test_generated_columns_are_in_the_snapshot_only(empty: Database, tmp_path: Path) -> None:
+    empty.execute("CREATE TABLE g (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED, n text)")
+    empty.execute("INSERT INTO g VALUES (1)")
+    case = Case("generated", {}, (), [Step("INSERT INTO g VALUES (2)", "", fails=False)])
+    case.capture(empty, tmp_path / "case.headrace")
+    lines = [json.loads(line) for line in case.lines(tmp_path / "case.headrace", "envelope")]
+    assert [line["value"]["after"] for line in lines] == [{"id": 1, "twice": 2, "n": None}, {"id": 2, "n": None}]

@@ -139,6 +139,7 @@ class EventOptions:
         keys: (pattern of ``schema.table``, columns) of ``message.key.columns``.
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
+        changes_only: ``skip.messages.without.change``.
         flattening: of the ``transforms`` chain; None for envelopes.
     """
 
@@ -148,6 +149,7 @@ class EventOptions:
     keys: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = ()
     schemas: bool = False
     transactions: bool = False
+    changes_only: bool = False
     flattening: Flattening | None = None
 
     @property
@@ -172,6 +174,7 @@ class EventOptions:
             keys=tuple(keys),
             schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
             transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
+            changes_only=properties.get("skip.messages.without.change", "false").lower() == "true",
             flattening=Flattening.of(properties),
         )
 
@@ -288,6 +291,8 @@ class _Events:
         """Return all events, in order: an update of a key is a delete, its tombstone and an insert."""
         op, every = self.op, np.arange(self.n)
         skipped = np.isin(op, [ord(letter) for letter in self.options.skipped])
+        if self.options.changes_only:
+            skipped |= self._idle()
         deleted, truncated = op == ord("d"), op == ord("t")
         moved, old_keys, new_keys = self._moved()
         usual = every[~skipped & ~moved & ~deleted & ~truncated]
@@ -312,6 +317,16 @@ class _Events:
                 (rekeyed, 2, self._rows(rekeyed, "c", since)),
             ]
         return self._in_order([part for part in parts if part[2] is not None and part[0].size])
+
+    def _idle(self) -> Mask:
+        """Return which updates left all columns as they were, of those that are written."""
+        found = np.zeros(self.n, bool)
+        if self.table.full and "__before" in self.batch.schema.names:
+            updates = np.flatnonzero((self.op == ord("u")) & np.asarray(self._column("__before").is_valid()))
+            if updates.size:
+                before, after = self._before_rows(updates), self._own_rows(updates)
+                found[updates] = np.asarray(pc.equal(before, after))
+        return found
 
     def _in_order(self, parts: Sequence[tuple[Ints, int, pa.Array | None]]) -> Lines:
         named = f"{self.table.facts['schema']}.{self.table.facts['table']}"

@@ -406,7 +406,15 @@ EVENTS = (
         {"none": written("inserts, updates, deletes and truncates are all there.")},
         allowed=("c", "u", "d", "t", "none"),
     ),
-    Property("skip.messages.without.change", Kind.BOOLEAN, "false", not_yet("Updates that change nothing are events.")),
+    Property(
+        "skip.messages.without.change",
+        Kind.BOOLEAN,
+        "false",
+        written(
+            "updates that change none of the columns that are written are left out, where the replica identity is "
+            "FULL. The log has them."
+        ),
+    ),
     Property(
         "provide.transaction.metadata",
         Kind.BOOLEAN,

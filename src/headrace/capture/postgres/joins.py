@@ -98,7 +98,7 @@ class Join:
     def _look(self, text: str) -> None:
         """Read where the server's log ends, all that the snapshot saw being before; and the publication's entries."""
         server = self._declared.server
-        self.tables = self._snapshot.tables
+        self.tables = self._snapshot.streamed
         with contextlib.closing(server.sql()) as connection, server.translated("the end of the server's log"):
             lsn = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
             (until,) = connection.execute(lsn).fetchone() or (0,)

@@ -52,7 +52,8 @@ class Snapshot:
         types: the tables are to have what the catalog says of them besides; types that are known by now.
 
     Attributes:
-        tables: the same with their columns as of the snapshot.
+        tables: the same with their columns as of the snapshot; for Debezium's events with generated ones too.
+        streamed: the same with the columns that the stream has.
         ts_us: the server's time when it was imported.
 
     Raises:
@@ -69,7 +70,7 @@ class Snapshot:
         try:
             connection = self._stack.enter_context(contextlib.closing(server.sql()))
             with server.translated("to import the snapshot"):
-                self.tables, self.ts_us = self._lock(connection, tables, publication)
+                self.tables, self.streamed, self.ts_us = self._lock(connection, tables, publication)
             with self._translated():
                 version = connection.info.server_version
                 self._reader = self._stack.enter_context(contextlib.closing(self._connect(version)))
@@ -87,7 +88,9 @@ class Snapshot:
         """Let the tables go."""
         self._stack.close()
 
-    def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:
+    def _lock(
+        self, connection: SqlConnection, tables: Sequence[Table], publication: str
+    ) -> tuple[list[Table], list[Table], int]:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
         connection.execute(f"LOCK TABLE {', '.join(table.only_sql for table in tables)} IN ACCESS SHARE MODE".encode())
@@ -98,11 +101,13 @@ class Snapshot:
         changed = connection.execute(rewritten, [[table.oid for table in tables], roots]).fetchall()
         if changed:
             raise SnapshotStale(f"table {changed[0][0]} was rewritten while the snapshot began")
-        found = catalog.with_columns(connection, tables, catalog.publication(connection, publication))
+        published = catalog.publication(connection, publication)
+        found = streamed = catalog.with_columns(connection, tables, published)
         if self._types is not None:
+            found = catalog.with_columns(connection, tables, published, generated=True)
             found = [table.with_facts(connection, self._types) for table in found]
         (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
-        return found, ts_us
+        return found, streamed, ts_us
 
     def _connect(self, version: int) -> Any:
         # While it connects it asks for all types: on a busy machine that may take longer than a role's timeout.

@@ -311,7 +311,7 @@ class Startup:
             types = None if declared.debezium is None else declared.types
             with Snapshot(server, exported, self.tables, declared.publication, types=types) as snapshot:
                 replication.close()
-                self.tables = snapshot.tables
+                self.tables = snapshot.streamed
                 return self._store_snapshot(snapshot, log, lsn)
 
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
