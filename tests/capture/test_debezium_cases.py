@@ -127,3 +127,20 @@ def test_generated_columns_are_in_the_snapshot_only(empty: Database, tmp_path: P
     case.capture(empty, tmp_path / "case.headrace")
     lines = [json.loads(line) for line in case.lines(tmp_path / "case.headrace", "envelope")]
     assert [line["value"]["after"] for line in lines] == [{"id": 1, "twice": 2, "n": None}, {"id": 2, "n": None}]
+
+
+def test_tables_that_do_not_stream_and_those_that_are_inherited_from(empty: Database, tmp_path: Path) -> None:
+    empty.execute("CREATE UNLOGGED TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)")
+    empty.execute("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE z_child () INHERITS (parent)")
+    empty.execute("INSERT INTO parent VALUES (1); INSERT INTO z_child VALUES (2)")
+    stream = ("INSERT INTO z_child VALUES (3)", "INSERT INTO a VALUES (2)")
+    case = Case("inherits", {}, (), [Step(sql, "", fails=False) for sql in stream])
+    case.capture(empty, tmp_path / "case.headrace")
+    lines = [json.loads(line) for line in case.lines(tmp_path / "case.headrace", "envelope")]
+    assert [(e["topic"], e["value"]["after"]["id"], e["value"]["source"]["snapshot"]) for e in lines] == [
+        ("dbz.public.a", 1, "first"),
+        ("dbz.public.parent", 1, "first_in_data_collection"),
+        ("dbz.public.parent", 2, "last_in_data_collection"),
+        ("dbz.public.z_child", 2, "last"),
+        ("dbz.public.z_child", 3, "false"),
+    ]

@@ -111,6 +111,10 @@ def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[s
         writer = EventWriter(name, source["database"], wanted)
         transactions = TransactionMetadata(f"{name}.transaction", wanted.schemas) if wanted.transactions else None
         tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
+        # Unlogged ones were read, and are no tables that stream.
+        others = {topic for topic in log.topics() if topic.startswith(f"{name}.")} - set(tables)
+        unlogged = [topic for topic in others if not topic.endswith(".dlq") and _was_read(log, topic)]
+        tables = sorted([*tables, *unlogged]) if unlogged else tables
         last = next((topic for topic in reversed(tables) if _was_read(log, topic)), "")
         found[name] = _Connector(writer, tables[0] if tables else "", last, transactions)
     return found

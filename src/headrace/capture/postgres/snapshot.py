@@ -125,7 +125,8 @@ class Snapshot:
         """Yield the table's rows as the columns of `select` give them, in batches of about 8 MB."""
         with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(select(table))
+            # Debezium reads, of a table that others inherit from, their rows too.
+            cursor.execute(select(table, partitions=self._types is not None))
             yield from cursor.fetch_record_batch()
 
     @contextlib.contextmanager
@@ -178,7 +179,7 @@ def select(table: Table, *, partitions: bool = False) -> str:
     """Return the query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any.
 
     Args:
-        partitions: those of its partitions too.
+        partitions: those of its partitions, and of tables that inherit from it, too.
     """
     columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
     refused = {column.name: test for column in table.columns if (test := _refusal(column))}

@@ -80,6 +80,8 @@ class Startup:
 
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
+        unlogged: tables that match and do not stream, as the server logs none of their changes: a first snapshot reads
+            them.
         identities: columns that identify an old row, by the table's OID; None: all.
         resumes: the log has rows of the source already.
         changes: the publication has updates or deletes, not only inserts.
@@ -93,6 +95,7 @@ class Startup:
 
     def __init__(self, declared: Declared, on_progress: OnProgress) -> None:
         self.tables: list[Table] = []
+        self.unlogged: list[Table] = []
         self.identities: dict[int, frozenset[str] | None] = {}
         self.changes = True
         self.resumes = False
@@ -128,8 +131,11 @@ class Startup:
                 self._check_owner(connection, log, None)
                 chosen = self._choose(connection)
             publication = catalog.publication(connection, declared.publication)
-            self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
-            for table in self.tables:
+            logged = [table for table in chosen if table.persistence == "p"]
+            self.tables = self._in_order(catalog.with_columns(connection, logged, publication))
+            others = [table for table in chosen if table.persistence != "p"] if declared.with_snapshot else []
+            self.unlogged = catalog.with_columns(connection, others, publication)
+            for table in (*self.tables, *self.unlogged):
                 checks.refuse(checks.columns(table))
             self.identities = catalog.identities(connection, self.tables)
             self.tables = [table.told_by(self.identities[table.oid]) for table in self.tables]
@@ -223,6 +229,7 @@ class Startup:
         publishes = mends or publication is None
         name, reads = declared.publication, declared.with_snapshot
         check_rights(connection, server, self.tables, name, reads=reads, publishes=publishes)
+        check_rights(connection, server, self.unlogged, name, reads=reads, publishes=False)
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
         """Return tables that models learn from first, then the others, each in name order."""
@@ -309,9 +316,10 @@ class Startup:
                 return self._put(log, self._new_record(lsn))
             self.doing = "locking the tables to read them as they were"
             types = None if declared.debezium is None else declared.types
-            with Snapshot(server, exported, self.tables, declared.publication, types=types) as snapshot:
+            read = self._in_order(sorted([*self.tables, *self.unlogged], key=lambda t: (t.schema, t.name)))
+            with Snapshot(server, exported, read, declared.publication, types=types) as snapshot:
                 replication.close()
-                self.tables = snapshot.streamed
+                self.tables = [table for table in snapshot.streamed if table.persistence == "p"]
                 return self._store_snapshot(snapshot, log, lsn)
 
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
@@ -399,20 +407,21 @@ def check_server(connection: SqlConnection, server: Server) -> None:
 def choose_tables(
     connection: SqlConnection, server: Server, patterns: Sequence[str], left_out: Collection[tuple[str, str]] = ()
 ) -> list[Table]:
-    """Return the tables to capture, in name order, without their columns.
+    """Return the tables to capture, in name order, without their columns, unlogged ones among them.
 
     Args:
         left_out: tables (schema, name) that match and are not captured: this pipeline's sinks write them.
 
     Raises:
-        SourceRefused: none matches, or one that matches cannot be captured.
+        SourceRefused: none matches, or none of which the server logs changes.
     """
     existing = [table for table in catalog.all_tables(connection) if (table.schema, table.name) not in left_out]
     chosen = catalog.matching(existing, patterns)
     if not chosen:
         checks.refuse(checks.nothing_matches(existing, patterns, str(server)))
+    alone = all(table.persistence != "p" for table in chosen)
     for table in chosen:
-        checks.refuse(checks.kind(table, str(server)))
+        checks.refuse(checks.kind(table, str(server), alone=alone))
     return chosen
 
 
@@ -434,7 +443,7 @@ def known_tables(
         SourceRefused: the patterns no longer mean one of them, or mean one that the log does not have.
     """
     known = {table.oid: (table.schema, table.name) for table in began.tables}
-    existing = catalog.all_tables(connection)
+    existing = [table for table in catalog.all_tables(connection) if table.persistence == "p" or table.oid in known]
     found = [replace(table, captured_as=known[table.oid]) for table in existing if table.oid in known]
     meant = {table.oid for table in catalog.matching(existing, patterns) if (table.schema, table.name) not in left_out}
     meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
