@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,3 +145,61 @@ def test_tables_that_do_not_stream_and_those_that_are_inherited_from(empty: Data
         ("dbz.public.z_child", 2, "last"),
         ("dbz.public.z_child", 3, "false"),
     ]
+
+
+def test_columns_are_masked_cut_and_hashed_by_the_first_rule_that_names_them(empty: Database, tmp_path: Path) -> None:
+    """What follows from Debezium's ColumnMappers, MaskStrings and TruncateColumn."""
+    empty.execute(
+        "CREATE TABLE m (id int PRIMARY KEY, a text NOT NULL, h text, v varchar(8) NOT NULL, n int, b bytea, c text)"
+    )
+    empty.execute("INSERT INTO m VALUES (1, 'é😀x', 'secret', 'salted', 7, '\\x010203', NULL)")
+    stream = ("INSERT INTO m VALUES (2, '😀😀', NULL, '', NULL, NULL, 'x')", "DELETE FROM m WHERE id = 1")
+    Case("map", {}, (), [Step(sql, "", fails=False) for sql in stream]).capture(empty, tmp_path / "case.headrace")
+    config = {
+        "column.truncate.to.2.chars": r"public\.m\.(a|b|id)",
+        "column.mask.with.3.chars": r"public\.m\.(n|c|a)",
+        "column.mask.hash.SHA-256.with.salt.s.1": r"public\.m\.h",
+        "column.mask.hash.v2.MD5.with.salt.x": r"public\.m\.v",
+        "column.exclude.list": r"public\.m\.id",
+        "datatype.propagate.source.type": r"public\.m\.bytea,public\.m\.(int4|none){1\,2}",
+    }
+    own = Case("map", config, (), ())
+    lines = [json.loads(line) for line in own.lines(tmp_path / "case.headrace", "envelope")]
+    hashed = hashlib.sha256(b"s.1\xac\xed\x00\x05\x74\x00\x06secret").hexdigest()
+    assert [line["key"] for line in lines] == [{"id": 1}, {"id": 2}, {"id": 1}, {"id": 1}]
+    assert (
+        lines[0]["value"]["after"]
+        == {
+            "a": "é",  # half of a character of two is none
+            "h": hashed,
+            "v": hashlib.md5(b"xsalted").hexdigest()[:8],
+            "n": 7,
+            "b": "AQI=",
+            "c": "***",
+        }
+    )
+    empty_hash = hashlib.md5(b"x").hexdigest()[:8]
+    assert lines[1]["value"]["after"] == {"a": "😀", "h": None, "v": empty_hash, "n": None, "b": None, "c": "***"}
+    assert lines[2]["value"]["before"] == {"a": "", "h": None, "v": empty_hash, "n": None, "b": None, "c": "***"}
+    schemas = own.lines(tmp_path / "case.headrace", "schema")[0]
+    fields = {field["field"]: field for field in json.loads(schemas)["value_schema"]["fields"][1]["fields"]}
+    assert fields["n"]["parameters"] == fields["h"]["parameters"] == {"masked": "true"}
+    assert fields["b"]["parameters"] == {"truncateLength": "2"}
+    # Debezium asks for the types that it propagates before it asks what it hashes, and takes one rule.
+    first = Case("map", {**config, "datatype.propagate.source.type": ".*"}, (), ())
+    line = json.loads(first.lines(tmp_path / "case.headrace", "envelope")[0])
+    assert (line["value"]["after"]["h"], line["value"]["after"]["c"]) == ("secret", "***")
+
+
+def test_the_columns_of_a_key_are_found_by_expressions(empty: Database, tmp_path: Path) -> None:
+    empty.execute("CREATE TABLE one (id int PRIMARY KEY, k1 text, k2 text); CREATE TABLE two (id int PRIMARY KEY)")
+    stream = ("INSERT INTO one VALUES (1, 'a', 'b')", "INSERT INTO two VALUES (2)")
+    Case("keys", {}, (), [Step(sql, "", fails=False) for sql in stream]).capture(empty, tmp_path / "case.headrace")
+
+    def keys(columns: str) -> list[dict[str, object]]:
+        own = Case("keys", {"message.key.columns": columns}, (), ())
+        return [json.loads(line)["key"] for line in own.lines(tmp_path / "case.headrace", "envelope")]
+
+    assert keys("public.one:k2, ID") == [{"k2": "b", "id": 1}, {"id": 2}]
+    assert keys(r"(.*)\.one:k.;public.two:gone") == [{"k1": "a", "k2": "b"}, {"id": 2}]
+    assert keys("PUBLIC.T.*:id;public.one:k1,k1") == [{"k1": "a"}, {"id": 2}]

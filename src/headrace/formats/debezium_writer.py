@@ -136,7 +136,7 @@ class EventOptions:
     Attributes:
         tombstones: ``tombstones.on.delete``.
         skipped: letters of ``skipped.operations``.
-        keys: (pattern of ``schema.table``, columns) of ``message.key.columns``.
+        keys: patterns of ``schema.table.column``, of ``message.key.columns``.
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
         changes_only: ``skip.messages.without.change``.
@@ -146,7 +146,7 @@ class EventOptions:
     types: TypeOptions
     tombstones: bool = True
     skipped: frozenset[str] = frozenset("t")
-    keys: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = ()
+    keys: tuple[re.Pattern[str], ...] = ()
     schemas: bool = False
     transactions: bool = False
     changes_only: bool = False
@@ -166,7 +166,7 @@ class EventOptions:
         keys = []
         for entry in filter(None, (part.strip() for part in properties.get("message.key.columns", "").split(";"))):
             table, _, listed = entry.partition(":")
-            keys.append((re.compile(table.strip(), re.IGNORECASE), tuple(_names(listed))))
+            keys += [re.compile(f"{table.strip()}.{name}", re.IGNORECASE) for name in _names(listed)]
         return cls(
             TypeOptions.of(properties),
             tombstones=properties.get("tombstones.on.delete", "true").lower() == "true",
@@ -267,15 +267,23 @@ class EventWriter:
         if known is None:
             facts = json.loads(raw)
             named = f"{facts['schema']}.{facts['table']}"
-            chosen = next((listed for pattern, listed in self.options.keys if pattern.fullmatch(named)), None)
-            # Columns of a key that was chosen may be NULL as they could be before.
-            written = columns(facts if chosen is None else {**facts, "key": []}, self.options.row_types)
-            by_name = {column.name: column for column in written}
-            key = [by_name[name] for name in (facts["key"] if chosen is None else chosen) if name in by_name]
+            written = columns(facts, self.options.row_types)
+            by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
+            chosen = self._chosen_key(named, list(by_name))
+            if chosen:  # columns of a key that was chosen may be NULL as they could be before
+                facts = {**facts, "key": []}
+                written = columns(facts, self.options.row_types)
+                by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
+            key = [by_name[name] for name in chosen or json.loads(raw)["key"] if name in by_name]
             # A table that was given another name has another topic from then on.
             topic = _NOT_IN_TOPICS.sub("_", f"{self.name}.{named}")
             known = self._tables[raw] = _Table(facts, written, key, topic)
         return known
+
+    def _chosen_key(self, table: str, names: Sequence[str]) -> list[str]:
+        """Return the columns that ``message.key.columns`` names, in its order; none where it names none."""
+        found = {n: n for pattern in self.options.keys for n in names if pattern.fullmatch(f"{table}.{n}")}
+        return list(found)
 
 
 class _Events:
@@ -553,7 +561,7 @@ class _Events:
     @property
     def key_schema(self) -> Schema:
         """Return the schema of keys."""
-        fields = [column.key_schema for column in self.table.key]
+        fields = [column.schema for column in self.table.key]
         return {"type": "struct", "fields": fields, "optional": False, "name": f"{self.table.topic}.Key"}
 
     @property

@@ -294,10 +294,20 @@ TABLES = (
         "column.mask.with.<length>.chars",
         Kind.REGEXES,
         None,
-        written("asterisks in place of the values. The log has the values."),
+        written("asterisks in place of texts, NULL too. The log has the values."),
     ),
-    Property("column.mask.hash.<algorithm>.with.salt.<salt>", Kind.REGEXES, None, not_yet("Values are not hashed.")),
-    Property("column.mask.hash.v2.<algorithm>.with.salt.<salt>", Kind.REGEXES, None, not_yet("Values are not hashed.")),
+    Property(
+        "column.mask.hash.<algorithm>.with.salt.<salt>",
+        Kind.REGEXES,
+        None,
+        written("a digest of salt and value, as Java serialises it, in place of texts. The log has the values."),
+    ),
+    Property(
+        "column.mask.hash.v2.<algorithm>.with.salt.<salt>",
+        Kind.REGEXES,
+        None,
+        written("a digest of salt and value in place of texts. The log has the values."),
+    ),
     Property(
         "column.truncate.to.<length>.chars",
         Kind.REGEXES,
@@ -314,7 +324,7 @@ TABLES = (
         "datatype.propagate.source.type",
         Kind.REGEXES,
         None,
-        not_yet("The log's columns have their type of PostgreSQL, but messages do not."),
+        written("the schemas have the columns' types of PostgreSQL, by schema.table.type."),
     ),
     Property(
         "message.key.columns",
