@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.capture.debezium_cases import FORMS, SHIPPED, Case, Step, names, recorded_forms
 from tests.databases import Database, fresh_database
 from tests.serve.client import headrace
 
+from headrace.errors import DeclarationError
 from headrace.testing.servers import PostgresServer
 
 # What does not hold yet, or is not meant to.
@@ -203,3 +205,46 @@ def test_the_columns_of_a_key_are_found_by_expressions(empty: Database, tmp_path
     assert keys("public.one:k2, ID") == [{"k2": "b", "id": 1}, {"id": 2}]
     assert keys(r"(.*)\.one:k.;public.two:gone") == [{"k1": "a", "k2": "b"}, {"id": 2}]
     assert keys("PUBLIC.T.*:id;public.one:k1,k1") == [{"k1": "a"}, {"id": 2}]
+
+
+def test_names_are_as_avro_allows_them(empty: Database, tmp_path: Path) -> None:
+    empty.execute('CREATE TABLE "a-b" ("1 x" int PRIMARY KEY, "é_" text, "é-" text)')
+    case = Case("names", {}, (), [Step("INSERT INTO \"a-b\" VALUES (1, 'ä')", "", fails=False)])
+    case.capture(empty, tmp_path / "case.headrace")
+
+    def written(form: str, **config: str) -> dict[str, Any]:
+        own = Case("names", {name.replace("_", "."): value for name, value in config.items()}, (), ())
+        return dict(json.loads(own.lines(tmp_path / "case.headrace", form)[0]))
+
+    whole = written("envelope", field_name_adjustment_mode="avro_unicode")
+    assert whole["key"] == {"_u0031_u0020x": 1}
+    assert whole["value"]["after"] == {"_u0031_u0020x": 1, "_u00e9_u005f": "ä", "_u00e9_u002d": None}
+    schemas = written("schema", schema_name_adjustment_mode="avro", topic_delimiter="_")
+    assert schemas["topic"] == "dbz_public_a-b"
+    assert schemas["key_schema"]["name"] == "dbz_public_a_b.Key"
+    assert schemas["value_schema"]["name"] == "dbz_public_a_b.Envelope"
+    assert schemas["key_schema"]["fields"][0]["field"] == "1 x"
+    with pytest.raises(DeclarationError, match="«é_» and «é-» of public"):
+        written("envelope", field_name_adjustment_mode="avro")
+
+
+def test_messages_and_heartbeats_by_a_configuration(empty: Database, tmp_path: Path) -> None:
+    empty.execute("CREATE TABLE beat (n int)")
+    config = {
+        "message.prefix.exclude.list": r"no\,t.*, x{1\,2}",
+        "binary.handling.mode": "hex",
+        "heartbeat.interval.ms": "1",
+        "heartbeat.action.query": "INSERT INTO beat VALUES (1)",
+        "topic.heartbeat.prefix": "beats",
+    }
+    emitted = [("keep", "ab"), ("no,ted", ""), ("XX", ""), ("xxx", "c")]
+    emit = [
+        Step(f"SELECT pg_logical_emit_message(false, '{name}', '{text}')", "", fails=False) for name, text in emitted
+    ]
+    case = Case("beats", config, (), emit)
+    case.capture(empty, tmp_path / "case.headrace")
+    lines = [json.loads(line) for line in case.lines(tmp_path / "case.headrace", "flat")]
+    messages = [line["value"]["message"] for line in lines if line["topic"] == "dbz.message"]
+    assert messages == [{"prefix": "keep", "content": "6162"}, {"prefix": "xxx", "content": "63"}]
+    beats = [line for line in lines if line["topic"] == "beats.dbz"]
+    assert beats and beats[0] == {"topic": "beats.dbz", "key": {"serverName": "dbz"}, "value": {"ts_ms": None}}

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Context, Decimal
 from functools import partial
@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.errors import DeclarationError
 from headrace.formats import base64_columns, decimals, timestamps
 from headrace.formats.json_text import TEXT, enclosed, in_quotes
 from headrace.plain_values import civil, days_of
@@ -53,6 +54,7 @@ class TypeOptions:
         excluded, masked, truncated, propagated: of ``column.exclude.list`` and its like.
         hashed: of ``column.mask.hash.…``: algorithm, salt, whether it is v2, and the columns.
         types_propagated: of ``datatype.propagate.source.type``, by ``schema.table.type``.
+        fields: ``field.name.adjustment.mode``.
     """
 
     decimals: str = "precise"
@@ -71,6 +73,7 @@ class TypeOptions:
     propagated: Patterns = ()
     hashed: tuple[tuple[str, str, bool, Patterns], ...] = ()
     types_propagated: Patterns = ()
+    fields: str = "none"
 
     @property
     def of_keys(self) -> TypeOptions:
@@ -108,6 +111,7 @@ class TypeOptions:
             propagated=_patterns(properties.get("column.propagate.source.type", "")),
             hashed=tuple(_hashed(properties)),
             types_propagated=_patterns(properties.get("datatype.propagate.source.type", "")),
+            fields=properties.get("field.name.adjustment.mode", "none").lower(),
         )
 
 
@@ -179,6 +183,7 @@ class Column:
     """A column as it is written.
 
     Attributes:
+        field: its name in events.
         schema: its schema of Kafka Connect, with its name.
         write: JSON of every value, null where the value is null.
         null: JSON that stands for NULL.
@@ -189,6 +194,7 @@ class Column:
     """
 
     name: str
+    field: str
     schema: Schema
     write: Write
     null: str
@@ -223,6 +229,55 @@ def columns(facts: Mapping[str, Any], options: TypeOptions) -> list[Column]:
         column = _column(about, named, options, about["name"] in facts["key"])
         if column is not None:
             found.append(column)
+    _check_apart(table, found)
+    return found
+
+
+def _check_apart(table: str, found: Sequence[Column]) -> None:
+    """Refuse two columns that have one name in events.
+
+    Raises:
+        DeclarationError: there are such columns.
+    """
+    called: dict[str, str] = {}
+    for column in found:
+        other = called.setdefault(column.field, column.name)
+        if other != column.name:
+            raise DeclarationError(
+                f"columns «{other}» and «{column.name}» of {table} are both «{column.field}»",
+                advice="Set field.name.adjustment.mode to avro_unicode or none, or exclude one of them.",
+            )
+
+
+def avro_name(name: str, mode: str, *, dots: bool) -> str:
+    """Return a name as Avro allows it, as Debezium's ``schema.name.adjustment.mode`` and its like make it.
+
+    Args:
+        dots: they may be in it, as in the name of a schema.
+
+    >>> avro_name("1 täg.x", "avro", dots=False), avro_name("1 täg.x", "avro", dots=True)
+    ('_1_t_g_x', '_1_t_g.x')
+    >>> avro_name("a_b é", "avro_unicode", dots=False), avro_name("a b", "none", dots=False)
+    ('a_u005fb_u0020_u00e9', 'a b')
+    """
+    if mode == "none" or not name:
+        return name
+    escapes = mode == "avro_unicode"
+    letters = "A-Za-z" if escapes else "A-Za-z_"
+    first, rest = re.compile(f"[{letters}]"), re.compile(f"[{letters}0-9{'.' if dots else ''}]")
+    units = name.encode("utf-16-be")
+    found = ""
+    for at in range(0, len(units), 2):
+        code = int.from_bytes(units[at : at + 2], "big")
+        character = chr(code)
+        if (rest if at else first).fullmatch(character):
+            found += character
+            continue
+        # Java's hexadecimal digits, of which Debezium fills up one or two only.
+        digits = f"{code:x}"
+        found += f"_u{'00' if len(digits) <= 2 else ''}{digits}" if escapes else "_"
+        if not at and character.isdigit() and not escapes:
+            found += character
     return found
 
 
@@ -243,9 +298,11 @@ def _column(about: Mapping[str, Any], named: str, options: TypeOptions, in_key: 
         null = unknown = mapper.everything
     write = mapper.all(kind.write)
     nan = write(pa.array(["NaN"], TEXT))[0].as_py() if about["type"]["name"] == "numeric" else None
+    called = avro_name(about["name"], options.fields, dots=False)
     return Column(
         about["name"],
-        field_schema(schema, about["name"], optional=optional, default=default),
+        called,
+        field_schema(schema, called, optional=optional, default=default),
         write,
         null,
         unknown,

@@ -27,6 +27,7 @@ from headrace.formats.debezium_types import (
     Column,
     Schema,
     TypeOptions,
+    avro_name,
     binary_kind,
     columns,
     field_schema,
@@ -140,6 +141,8 @@ class EventOptions:
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
         changes_only: ``skip.messages.without.change``.
+        schema_names: ``schema.name.adjustment.mode``.
+        delimiter: ``topic.delimiter``; ``transaction_topic``: ``topic.transaction``.
         flattening: of the ``transforms`` chain; None for envelopes.
     """
 
@@ -150,6 +153,9 @@ class EventOptions:
     schemas: bool = False
     transactions: bool = False
     changes_only: bool = False
+    schema_names: str = "none"
+    delimiter: str = "."
+    transaction_topic: str = "transaction"
     flattening: Flattening | None = None
 
     @property
@@ -174,6 +180,9 @@ class EventOptions:
             keys=tuple(keys),
             schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
             transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
+            schema_names=properties.get("schema.name.adjustment.mode", "none").lower(),
+            delimiter=properties.get("topic.delimiter", "."),
+            transaction_topic=properties.get("topic.transaction", "transaction"),
             changes_only=properties.get("skip.messages.without.change", "false").lower() == "true",
             flattening=Flattening.of(properties),
         )
@@ -276,7 +285,7 @@ class EventWriter:
                 by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
             key = [by_name[name] for name in chosen or json.loads(raw)["key"] if name in by_name]
             # A table that was given another name has another topic from then on.
-            topic = _NOT_IN_TOPICS.sub("_", f"{self.name}.{named}")
+            topic = _NOT_IN_TOPICS.sub("_", self.options.delimiter.join([self.name, facts["schema"], facts["table"]]))
             known = self._tables[raw] = _Table(facts, written, key, topic)
         return known
 
@@ -369,7 +378,7 @@ class _Events:
         parts: list[pa.Array | str] = []
         at = pa.array(rows)
         for place, column in enumerate(self.table.columns):
-            parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
+            parts += [f"{',' if place else '{'}{java_string(column.field)}:"]
             parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown, before=before)]
         if self.options.flattening is None:
             parts.append("}" if self.table.columns else "{}")
@@ -408,7 +417,7 @@ class _Events:
             return joined(["null"], rows.size)
         parts: list[pa.Array | str] = []
         for place, column in enumerate(self.table.key):
-            parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
+            parts += [f"{',' if place else '{'}{java_string(column.field)}:"]
             cells = column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None)
             nan = self.batch.nan(column.name, before=before)
             parts.append(cells if nan is None else pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells))
@@ -562,14 +571,14 @@ class _Events:
     def key_schema(self) -> Schema:
         """Return the schema of keys."""
         fields = [column.schema for column in self.table.key]
-        return {"type": "struct", "fields": fields, "optional": False, "name": f"{self.table.topic}.Key"}
+        return {"type": "struct", "fields": fields, "optional": False, "name": self._schema_name("Key")}
 
     @property
     def value_schema(self) -> Schema:
         """Return the schema of values."""
-        topic, flattening = self.table.topic, self.options.flattening
+        flattening = self.options.flattening
         row = {"type": "struct", "fields": [column.schema for column in self.table.columns]}
-        named = {"optional": True, "name": f"{topic}.Value"}
+        named: Schema = {"optional": True, "name": self._schema_name("Value")}
         if flattening is not None:
             added = [{"type": "string", "optional": True, "field": "__deleted"}] if flattening.marks else []
             added += [_place_schema(place, name) for place, name in flattening.fields]
@@ -581,7 +590,11 @@ class _Events:
             {**_struct_schema(_BLOCK), "optional": True, **_BLOCK_SCHEMA},
             *_struct_schema(_ENVELOPE)["fields"],
         ]
-        return {"type": "struct", "fields": fields, "optional": False, "name": f"{topic}.Envelope", "version": 2}
+        named = {"optional": False, "name": self._schema_name("Envelope"), "version": 2}
+        return {"type": "struct", "fields": fields, **named}
+
+    def _schema_name(self, what: str) -> str:
+        return avro_name(f"{self.table.topic}.{what}", self.options.schema_names, dots=True)
 
 
 def _times(batch: Batch, rows: Ints) -> dict[str, pa.Array]:

@@ -109,7 +109,8 @@ def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[s
         properties, source = json.loads(raw), json.loads(sources[name])
         wanted = options or EventOptions.of(properties, schemas=schemas)
         writer = EventWriter(name, source["database"], wanted)
-        transactions = TransactionMetadata(f"{name}.transaction", wanted.schemas) if wanted.transactions else None
+        topic = wanted.delimiter.join([name, wanted.transaction_topic])
+        transactions = TransactionMetadata(topic, wanted.schemas) if wanted.transactions else None
         tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
         # Unlogged ones were read, and are no tables that stream.
         others = {topic for topic in log.topics() if topic.startswith(f"{name}.")} - set(tables)

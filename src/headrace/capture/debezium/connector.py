@@ -464,14 +464,14 @@ EVENTS = (
         "schema.name.adjustment.mode",
         Kind.WORD,
         "none",
-        not_yet("Names of schemas are not changed."),
+        written("the schemas have names that Avro allows."),
         allowed=("none", "avro", "avro_unicode"),
     ),
     Property(
         "field.name.adjustment.mode",
         Kind.WORD,
         "none",
-        not_yet("Names of columns are not changed."),
+        written("the columns have names that Avro allows. The log has their own."),
         allowed=("none", "avro", "avro_unicode"),
     ),
     Property(
@@ -509,10 +509,20 @@ TOPICS = (
         "io.debezium.schema.SchemaTopicNamingStrategy",
         not_yet("Topics are <prefix>.<schema>.<table>."),
     ),
-    Property("topic.delimiter", Kind.TEXT, ".", not_yet("The parts of a topic's name are separated by dots.")),
+    Property(
+        "topic.delimiter",
+        Kind.TEXT,
+        ".",
+        written("it stands between the parts of a topic's name. In the log these are dots."),
+        form=_TOPIC,
+    ),
     Property("topic.cache.size", Kind.INTEGER, "10000", _JVM, minimum=1),
     Property(
-        "topic.transaction", Kind.TEXT, "transaction", not_yet("The topic of transactions is <prefix>.transaction.")
+        "topic.transaction",
+        Kind.TEXT,
+        "transaction",
+        written("the topic of transactions is called so, behind the topic prefix."),
+        form=_TOPIC,
     ),
     Property(
         "topic.heartbeat.prefix",
