@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -217,17 +217,34 @@ class Batch:
     def nan(self, name: str, *, before: bool = False) -> npt.NDArray[np.bool_] | None:
         """Return which values of a column of decimals, NULL in the batch, are NaN; None where none is.
 
+        A column that was computed in place of the captured one has none where it has values, or is of another type.
+
         Args:
             before: those of the old rows.
         """
         if NAN.name not in self.records.schema.names:
+            return None
+        column = self._decimals(name, before=before)
+        if column is None:
             return None
         lists = self.records.column(NAN.name)
         columns, olds = pc.list_flatten(lists).flatten()
         mine = pc.and_(pc.equal(columns, name), olds if before else pc.invert(olds))
         found = np.zeros(self.num_rows, np.bool_)
         found[np.asarray(pc.list_parent_indices(lists).filter(mine))] = True
+        found &= np.asarray(column.is_null())
         return found if found.any() else None
+
+    def _decimals(self, name: str, *, before: bool) -> pa.Array | None:
+        """Return a column of rows, or of old rows, if it is there and of decimals."""
+        if before:
+            old = self.before
+            places = [] if old is None else [at for at, child in enumerate(old.type) if child.name == name]
+            column = old.flatten()[places[0]] if old is not None and places else None
+        else:
+            indexes = self.records.schema.get_all_field_indices(name)
+            column = self.records.column(indexes[0]) if indexes else None
+        return column if column is not None and pa.types.is_decimal(column.type) else None
 
     @property
     def stored(self) -> Batch:
@@ -361,11 +378,16 @@ def as_events(records: pa.RecordBatch) -> Batch:
     return Batch(records) if "__op" in records.schema.names else Batch.of(records)
 
 
-def not_numbers(records: pa.RecordBatch) -> list[list[dict[str, Any]]]:
-    """Return for each row which of its decimals are NaN, as ``__headrace_nan`` has them."""
-    if NAN.name not in records.schema.names:
-        return [[]] * records.num_rows
-    return [found or [] for found in values(records.column(NAN.name))]
+def not_numbers(records: pa.RecordBatch) -> list[list[tuple[str, bool]]]:
+    """Return for each row which of its decimals are NaN: the column, and whether it is the old row's."""
+    found: list[list[tuple[str, bool]]] = [[] for _ in range(records.num_rows)]
+    if NAN.name in records.schema.names:
+        named = pc.unique(pc.list_flatten(records.column(NAN.name)).field("column"))
+        for name, before in product(values(named), (False, True)):
+            mask = Batch(records).nan(name, before=before)
+            for row in () if mask is None else np.flatnonzero(mask).tolist():
+                found[row].append((name, before))
+    return found
 
 
 def present(records: pa.RecordBatch | pa.Table) -> pa.Table:

@@ -115,7 +115,6 @@ def test_patterns_are_anchored_and_ignore_case(database: CapturedDatabase) -> No
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("CREATE UNLOGGED TABLE tu (id int)", "unlogged"),
         ("CREATE TABLE tm (id int, __op int)", "«__op»"),
         ("CREATE TABLE tn ()", "no columns"),
     ],

@@ -573,3 +573,33 @@ def test_a_server_that_does_not_answer_is_left_in_time(database: CapturedDatabas
             begun = time.monotonic()
             assert not any(piece.rows for piece in engine.source.poll(0.1))
             assert time.monotonic() - begun < BUSY_S
+
+
+def test_an_unlogged_table_is_read_and_does_not_stream(
+    database: CapturedDatabase, capture: Capture, tmp_path: Path
+) -> None:
+    database.execute("CREATE UNLOGGED TABLE t0 (id int PRIMARY KEY)")
+    database.execute("INSERT INTO t0 VALUES (7)")
+    log = SqliteLog(tmp_path / "log", writer=True)
+    engine = capture(log)
+    (warning,) = engine.source.traits.warnings
+    assert "public.t0" in warning and "unlogged" in warning
+    assert set(engine.source.traits.tables) == {database.topic("t0"), database.topic()}
+    database.execute("INSERT INTO t0 VALUES (8)")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    assert engine.ids(database.topic("t0")) == [7] and engine.ids(database.topic()) == [1]
+    engine.source.stop()
+    log.close()
+    log = SqliteLog(tmp_path / "log", writer=True)
+    engine = capture(log)
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic("t0")) == [7] and engine.ids(database.topic()) == [1, 2]
+    log.close()
+
+
+def test_an_unlogged_table_alone_is_refused(database: CapturedDatabase) -> None:
+    database.execute("CREATE UNLOGGED TABLE only_one (id int)")
+    with pytest.raises(SourceRefused, match="unlogged"):
+        database.source(tables=[r"public\.only_one"]).check(MemoryLog())

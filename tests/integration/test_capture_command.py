@@ -114,10 +114,10 @@ def test_a_database_without_a_file(connector: Path, database: Database, tmp_path
 
 def test_what_cannot_be_run_is_said_at_once_and_leaves_nothing(connector: Path, tmp_path: Path) -> None:
     log = tmp_path / "none.headrace"
-    settings = ("--set", "heartbeat.interval.ms=1000", "--set", "slot.nam=x", "--set", "snapshot.mode=when_needed")
+    settings = ("--set", "xmin.fetch.interval.ms=1000", "--set", "slot.nam=x", "--set", "snapshot.mode=when_needed")
     error = refused("capture", "--config", connector, "--log", log, *settings)
     assert error.exit_code == 2
-    for said in ("heartbeat.interval.ms = 1000: Not supported yet.", "did you mean «slot.name»", "snapshot.mode"):
+    for said in ("xmin.fetch.interval.ms = 1000: Not supported yet.", "did you mean «slot.name»", "snapshot.mode"):
         assert said in str(error)
     assert not log.exists()
     assert "there is nothing to capture" in str(refused("capture", "--log", log))

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Context, Decimal
 from functools import partial
@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.errors import DeclarationError
 from headrace.formats import base64_columns, decimals, timestamps
 from headrace.formats.json_text import TEXT, enclosed, in_quotes
 from headrace.plain_values import civil, days_of
@@ -51,6 +52,9 @@ class TypeOptions:
         placeholder: ``unavailable.value.placeholder``.
         null_as_default: ``value.converter.replace.null.with.default``: a NULL is written as the column's default.
         excluded, masked, truncated, propagated: of ``column.exclude.list`` and its like.
+        hashed: of ``column.mask.hash.…``: algorithm, salt, whether it is v2, and the columns.
+        types_propagated: of ``datatype.propagate.source.type``, by ``schema.table.type``.
+        fields: ``field.name.adjustment.mode``.
     """
 
     decimals: str = "precise"
@@ -67,6 +71,17 @@ class TypeOptions:
     masked: tuple[tuple[int, Patterns], ...] = ()
     truncated: tuple[tuple[int, Patterns], ...] = ()
     propagated: Patterns = ()
+    hashed: tuple[tuple[str, str, bool, Patterns], ...] = ()
+    types_propagated: Patterns = ()
+    fields: str = "none"
+
+    @property
+    def of_keys(self) -> TypeOptions:
+        """Return how keys are written: no column is left out of them, masked or cut."""
+        none: dict[str, Any] = dict.fromkeys(
+            ("excluded", "included", "masked", "truncated", "propagated", "hashed", "types_propagated"), ()
+        )
+        return replace(self, **none)
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> TypeOptions:
@@ -94,6 +109,9 @@ class TypeOptions:
             masked=_numbered(properties, "column.mask.with.{}.chars"),
             truncated=_numbered(properties, "column.truncate.to.{}.chars"),
             propagated=_patterns(properties.get("column.propagate.source.type", "")),
+            hashed=tuple(_hashed(properties)),
+            types_propagated=_patterns(properties.get("datatype.propagate.source.type", "")),
+            fields=properties.get("field.name.adjustment.mode", "none").lower(),
         )
 
 
@@ -112,6 +130,27 @@ def _numbered(properties: Mapping[str, str], name: str) -> tuple[tuple[int, Patt
         if key.startswith(before) and key.endswith(after) and number.isdigit():
             found.append((int(number), _patterns(value)))
     return tuple(found)
+
+
+_HASH = re.compile(r"column\.mask\.hash\.(v2\.)?([^.]+)\.with\.salt\.(.+)")
+
+
+def _hashed(properties: Mapping[str, str]) -> Iterator[tuple[str, str, bool, Patterns]]:
+    """Yield algorithm, salt, whether it is v2, and columns of properties whose names have these; v1 first."""
+    found = [(match, value) for name, value in properties.items() if (match := _HASH.fullmatch(name)) is not None]
+    for match, value in sorted(found, key=lambda pair: pair[0][1] or ""):
+        yield match[2], match[3], match[1] is not None, _patterns(value)
+
+
+def java_digest(algorithm: str) -> str | None:
+    """Return Python's name of one of Java's digests; None where there is none.
+
+    >>> java_digest("SHA-256"), java_digest("SHA3-512"), java_digest("SHA-512/256"), java_digest("SHA-0")
+    ('sha256', 'sha3_512', 'sha512_256', None)
+    """
+    name = {"sha": "sha1"}.get(algorithm.lower(), algorithm.lower())
+    name = name.replace("sha-", "sha").replace("sha3-", "sha3_").replace("/", "_")
+    return name if name in hashlib.algorithms_available and name.startswith(("sha", "md5")) else None
 
 
 def _any(patterns: Patterns, name: str) -> bool:
@@ -144,7 +183,8 @@ class Column:
     """A column as it is written.
 
     Attributes:
-        schema: its schema of Kafka Connect, with its name; ``key_schema``: the same in a key.
+        field: its name in events.
+        schema: its schema of Kafka Connect, with its name.
         write: JSON of every value, null where the value is null.
         null: JSON that stands for NULL.
         unknown: JSON that stands for what an old row does not say.
@@ -154,8 +194,8 @@ class Column:
     """
 
     name: str
+    field: str
     schema: Schema
-    key_schema: Schema
     write: Write
     null: str
     unknown: str
@@ -189,6 +229,55 @@ def columns(facts: Mapping[str, Any], options: TypeOptions) -> list[Column]:
         column = _column(about, named, options, about["name"] in facts["key"])
         if column is not None:
             found.append(column)
+    _check_apart(table, found)
+    return found
+
+
+def _check_apart(table: str, found: Sequence[Column]) -> None:
+    """Refuse two columns that have one name in events.
+
+    Raises:
+        DeclarationError: there are such columns.
+    """
+    called: dict[str, str] = {}
+    for column in found:
+        other = called.setdefault(column.field, column.name)
+        if other != column.name:
+            raise DeclarationError(
+                f"columns «{other}» and «{column.name}» of {table} are both «{column.field}»",
+                advice="Set field.name.adjustment.mode to avro_unicode or none, or exclude one of them.",
+            )
+
+
+def avro_name(name: str, mode: str, *, dots: bool) -> str:
+    """Return a name as Avro allows it, as Debezium's ``schema.name.adjustment.mode`` and its like make it.
+
+    Args:
+        dots: they may be in it, as in the name of a schema.
+
+    >>> avro_name("1 täg.x", "avro", dots=False), avro_name("1 täg.x", "avro", dots=True)
+    ('_1_t_g_x', '_1_t_g.x')
+    >>> avro_name("a_b é", "avro_unicode", dots=False), avro_name("a b", "none", dots=False)
+    ('a_u005fb_u0020_u00e9', 'a b')
+    """
+    if mode == "none" or not name:
+        return name
+    escapes = mode == "avro_unicode"
+    letters = "A-Za-z" if escapes else "A-Za-z_"
+    first, rest = re.compile(f"[{letters}]"), re.compile(f"[{letters}0-9{'.' if dots else ''}]")
+    units = name.encode("utf-16-be")
+    found = ""
+    for at in range(0, len(units), 2):
+        code = int.from_bytes(units[at : at + 2], "big")
+        character = chr(code)
+        if (rest if at else first).fullmatch(character):
+            found += character
+            continue
+        # Java's hexadecimal digits, of which Debezium fills up one or two only.
+        digits = f"{code:x}"
+        found += f"_u{'00' if len(digits) <= 2 else ''}{digits}" if escapes else "_"
+        if not at and character.isdigit() and not escapes:
+            found += character
     return found
 
 
@@ -198,51 +287,127 @@ def _column(about: Mapping[str, Any], named: str, options: TypeOptions, in_key: 
         return None
     optional = not (about["not_null"] or in_key)
     default = _default(about, kind)
-    key_schema = field_schema(kind.schema, about["name"], optional=optional, default=default)
-    kind = _altered(kind, about, named, options)
-    schema = field_schema(kind.schema, about["name"], optional=optional, default=default)
-    fallback = "null" if optional else kind.zero
-    unknown = default if default is not None and (options.null_as_default or not optional) else fallback
+    mapper = _mapper(kind, about, named, options)
+    schema = kind.schema
+    if mapper.parameters:
+        schema = {**schema, "parameters": {**schema.get("parameters", {}), **mapper.parameters}}
+    # The connector knows nothing of a column that may be NULL; it is the converter that writes its default.
     null = default if default is not None and options.null_as_default else "null"
-    if "masked" in kind.schema.get("parameters", {}):
-        null = unknown = kind.zero
-    nan = kind.write(pa.array(["NaN"], TEXT))[0].as_py() if about["type"]["name"] == "numeric" else None
-    read = kind.write_read or kind.write
-    return Column(about["name"], schema, key_schema, kind.write, null, unknown, kind.toast, nan or null, read)
-
-
-def _altered(kind: Kind, about: Mapping[str, Any], named: str, options: TypeOptions) -> Kind:
-    """Return a column's kind with its mask, its limit and its source's type."""
-    parameters = dict(kind.schema.get("parameters", {}))
-    write, zero = kind.write, kind.zero
-    for length, patterns in options.masked:
-        if _any(patterns, named):  # a NULL is masked, too
-            parameters["masked"], zero = "true", f'"{"*" * length}"'
-            write = partial(_masked, text=zero)
-    for length, patterns in options.truncated:
-        if _any(patterns, named):
-            parameters["truncateLength"] = str(length)
-            write = partial(_cut, length=length)
-    if not parameters.keys() & {"masked", "truncateLength"} and _any(options.propagated, named):
-        parameters |= _source_type(about)
-    if not parameters:
-        return kind
-    changed = write is not kind.write
-    return replace(
-        kind,
-        schema={**kind.schema, "parameters": parameters},
-        write=write,
-        zero=zero,
-        write_read=write if changed else kind.write_read,
+    unknown = null if optional else mapper.one(kind.zero if default is None else default)
+    if mapper.everything is not None:  # a NULL is masked, too
+        null = unknown = mapper.everything
+    write = mapper.all(kind.write)
+    nan = write(pa.array(["NaN"], TEXT))[0].as_py() if about["type"]["name"] == "numeric" else None
+    called = avro_name(about["name"], options.fields, dots=False)
+    return Column(
+        about["name"],
+        called,
+        field_schema(schema, called, optional=optional, default=default),
+        write,
+        null,
+        unknown,
+        kind.toast if kind.toast == "null" and mapper.everything is None else mapper.one(kind.toast),
+        nan or null,
+        mapper.all(kind.write_read or kind.write),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapper:
+    """What a column's values go through when they have been written.
+
+    Attributes:
+        parameters: that it adds to the schema.
+        each: JSON of a value in place of the JSON that there was.
+        everything: JSON in place of every value.
+        size: bytes are cut before they are written, where it is not below 0.
+    """
+
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    each: Callable[[str], str] | None = None
+    everything: str | None = None
+    size: int = -1
+
+    def one(self, text: str) -> str:
+        """Return the JSON in place of one value's."""
+        return self.everything or (text if self.each is None else self.each(text))
+
+    def all(self, write: Write) -> Write:
+        """Return what writes a column so."""
+        if self.everything is not None:
+            return partial(_masked, text=self.everything)
+        if self.size >= 0:
+            return lambda array: write(pc.binary_slice(array.cast(pa.large_binary()), 0, self.size))
+        each = self.each
+        return write if each is None else lambda array: by_value(write(array), each)
+
+
+# What the server's JDBC driver takes for characters: others are not masked.
+_CHARACTERS = frozenset({"text", "varchar", "bpchar", "name", "char"})
+
+
+def _mapper(kind: Kind, about: Mapping[str, Any], named: str, options: TypeOptions) -> _Mapper:
+    """Return what the first rule says that names the column: Debezium asks for them in this order."""
+    type_ = about["type"]
+    length, _ = _size(type_["name"], type_["typmod"])
+    characters = type_["name"] in _CHARACTERS or type_.get("kind") == "e"
+    for most, patterns in options.truncated:
+        if _any(patterns, named):
+            return _truncating(kind, type_["name"], length, most)
+    for stars, patterns in options.masked:
+        if _any(patterns, named):
+            return _Mapper({"masked": "true"}, everything=f'"{"*" * stars}"' if characters else None)
+    of_type = f"{named.removesuffix(about['name'])}{type_['name']}"
+    if _any(options.propagated, named) or _any(options.types_propagated, of_type):
+        return _Mapper(_source_type(about))
+    for algorithm, salt, second, patterns in options.hashed:
+        if _any(patterns, named):
+            hashing = partial(_hash, algorithm=java_digest(algorithm) or "", salt=salt, second=second, length=length)
+            return _Mapper({"masked": "true"}, each=hashing if characters else None)
+    return _Mapper()
+
+
+def _truncating(kind: Kind, name: str, length: int, most: int) -> _Mapper:
+    if length <= most:
+        return _Mapper()
+    parameters = {"truncateLength": str(most)}
+    if kind.schema["type"] == "string":
+        return _Mapper(parameters, each=partial(_cut, length=most))
+    return _Mapper(parameters, size=most if name == "bytea" else -1)
 
 
 def _masked(array: pa.Array, text: str) -> pa.Array:
     return pa.repeat(pa.scalar(text, TEXT), len(array))
 
 
-def _cut(array: pa.Array, length: int) -> pa.Array:
-    return quoted(pc.utf8_slice_codeunits(array.cast(TEXT), 0, length))
+def _cut(text: str, length: int) -> str:
+    """Cut a JSON string to so many of Java's characters, of which those beyond the basic plane are two."""
+    whole: str = json.loads(text)
+    return java_string(whole.encode("utf-16-le")[: 2 * length].decode("utf-16-le", "ignore"))
+
+
+def _hash(text: str, algorithm: str, salt: str, second: bool, length: int) -> str:
+    """Return a JSON string's digest: of its bytes, or, as Debezium did first, of the object that Java writes."""
+    whole: str = json.loads(text)
+    hashed = whole.encode() if second else _java_object(whole)
+    digest = hashlib.new(algorithm, salt.encode() + hashed, usedforsecurity=False).hexdigest()
+    return f'"{digest[:length]}"'
+
+
+def _java_object(text: str) -> bytes:
+    """Return a text as Java's ObjectOutputStream writes it.
+
+    https://docs.oracle.com/en/java/javase/17/docs/specs/serialization/protocol.html
+
+    >>> _java_object("aé").hex()
+    'aced000574000361c3a9'
+    """
+    units = text.encode("utf-16-be")
+    characters = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
+    # Zero is two bytes, and what is beyond the basic plane is two times three.
+    body = b"".join(b"\xc0\x80" if one == 0 else chr(one).encode("utf-8", "surrogatepass") for one in characters)
+    long = len(body) > 0xFFFF
+    return b"\xac\xed\x00\x05" + (b"\x7c" if long else b"\x74") + len(body).to_bytes(8 if long else 2, "big") + body
 
 
 def _source_type(about: Mapping[str, Any]) -> dict[str, str]:

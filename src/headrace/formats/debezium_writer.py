@@ -27,6 +27,7 @@ from headrace.formats.debezium_types import (
     Column,
     Schema,
     TypeOptions,
+    avro_name,
     binary_kind,
     columns,
     field_schema,
@@ -135,9 +136,12 @@ class EventOptions:
     Attributes:
         tombstones: ``tombstones.on.delete``.
         skipped: letters of ``skipped.operations``.
-        keys: (pattern of ``schema.table``, columns) of ``message.key.columns``.
+        keys: patterns of ``schema.table.column``, of ``message.key.columns``.
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
+        changes_only: ``skip.messages.without.change``.
+        schema_names: ``schema.name.adjustment.mode``.
+        delimiter: ``topic.delimiter``; ``transaction_topic``: ``topic.transaction``.
         flattening: where it is all that the ``transforms`` chain does; None for envelopes.
         chain: any other ``transforms`` chain. Nulls of rows are then null until it is through with them.
         null_as_default: they are written as the column's default.
@@ -146,9 +150,13 @@ class EventOptions:
     types: TypeOptions
     tombstones: bool = True
     skipped: frozenset[str] = frozenset("t")
-    keys: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = ()
+    keys: tuple[re.Pattern[str], ...] = ()
     schemas: bool = False
     transactions: bool = False
+    changes_only: bool = False
+    schema_names: str = "none"
+    delimiter: str = "."
+    transaction_topic: str = "transaction"
     flattening: Flattening | None = None
     chain: Chain | None = None
     null_as_default: bool = True
@@ -167,7 +175,7 @@ class EventOptions:
         keys = []
         for entry in filter(None, (part.strip() for part in properties.get("message.key.columns", "").split(";"))):
             table, _, listed = entry.partition(":")
-            keys.append((re.compile(table.strip(), re.IGNORECASE), tuple(_names(listed))))
+            keys += [re.compile(f"{table.strip()}.{name}", re.IGNORECASE) for name in _names(listed)]
         types, alone = TypeOptions.of(properties), flattening_alone(properties)
         chain = None if alone else Chain.of(properties)
         return cls(
@@ -177,6 +185,10 @@ class EventOptions:
             keys=tuple(keys),
             schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
             transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
+            schema_names=properties.get("schema.name.adjustment.mode", "none").lower(),
+            delimiter=properties.get("topic.delimiter", "."),
+            transaction_topic=properties.get("topic.transaction", "transaction"),
+            changes_only=properties.get("skip.messages.without.change", "false").lower() == "true",
             flattening=Flattening.of(properties, alone) if alone else None,
             chain=chain,
             null_as_default=types.null_as_default,
@@ -284,15 +296,23 @@ class EventWriter:
         if known is None:
             facts = json.loads(raw)
             named = f"{facts['schema']}.{facts['table']}"
-            chosen = next((listed for pattern, listed in self.options.keys if pattern.fullmatch(named)), None)
-            # Columns of a key that was chosen may be NULL as they could be before.
-            written = columns(facts if chosen is None else {**facts, "key": []}, self.options.row_types)
-            by_name = {column.name: column for column in written}
-            key = [by_name[name] for name in (facts["key"] if chosen is None else chosen) if name in by_name]
+            written = columns(facts, self.options.row_types)
+            by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
+            chosen = self._chosen_key(named, list(by_name))
+            if chosen:  # columns of a key that was chosen may be NULL as they could be before
+                facts = {**facts, "key": []}
+                written = columns(facts, self.options.row_types)
+                by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
+            key = [by_name[name] for name in chosen or json.loads(raw)["key"] if name in by_name]
             # A table that was given another name has another topic from then on.
-            topic = _NOT_IN_TOPICS.sub("_", f"{self.name}.{named}")
+            topic = _NOT_IN_TOPICS.sub("_", self.options.delimiter.join([self.name, facts["schema"], facts["table"]]))
             known = self._tables[raw] = _Table(facts, written, key, topic)
         return known
+
+    def _chosen_key(self, table: str, names: Sequence[str]) -> list[str]:
+        """Return the columns that ``message.key.columns`` names, in its order; none where it names none."""
+        found = {n: n for pattern in self.options.keys for n in names if pattern.fullmatch(f"{table}.{n}")}
+        return list(found)
 
 
 class _Events:
@@ -308,6 +328,8 @@ class _Events:
         """Return all events, in order: an update of a key is a delete, its tombstone and an insert."""
         op, every = self.op, np.arange(self.n)
         skipped = np.isin(op, [ord(letter) for letter in self.options.skipped])
+        if self.options.changes_only:
+            skipped |= self._idle()
         deleted, truncated = op == ord("d"), op == ord("t")
         moved, old_keys, new_keys = self._moved()
         usual = every[~skipped & ~moved & ~deleted & ~truncated]
@@ -339,6 +361,18 @@ class _Events:
 
     def _key_header(self, name: str, keys: pa.Array) -> Any:
         return _header(name, _struct(keys))
+
+    def _idle(self) -> Mask:
+        """Return which updates left all columns as they were, of those that are written."""
+        found = np.zeros(self.n, bool)
+        if self.table.full and "__before" in self.batch.schema.names:
+            updates = np.flatnonzero((self.op == ord("u")) & np.asarray(self._column("__before").is_valid()))
+            if updates.size:
+                own = {column.name: self._column(column.name) for column in self.table.columns}
+                before = _Events._objects(self, self._before(), updates, unknown=True, before=True)
+                after = _Events._objects(self, own, updates, unknown=True)
+                found[updates] = np.asarray(pc.equal(before, after))
+        return found
 
     def _in_order(self, parts: Sequence[tuple[Ints, int, pa.Array | None]]) -> Lines:
         named = self._named
@@ -373,7 +407,7 @@ class _Events:
         parts: list[pa.Array | str] = []
         at = pa.array(rows)
         for place, column in enumerate(self.table.columns):
-            parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
+            parts += [f"{',' if place else '{'}{java_string(column.field)}:"]
             parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown, before=before)]
         if self.options.flattening is None:
             parts.append("}" if self.table.columns else "{}")
@@ -412,7 +446,7 @@ class _Events:
             return joined(["null"], rows.size)
         parts: list[pa.Array | str] = []
         for place, column in enumerate(self.table.key):
-            parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
+            parts += [f"{',' if place else '{'}{java_string(column.field)}:"]
             cells = column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None)
             nan = self.batch.nan(column.name, before=before)
             parts.append(cells if nan is None else pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells))
@@ -571,15 +605,15 @@ class _Events:
     @property
     def key_schema(self) -> Schema:
         """Return the schema of keys."""
-        fields = [column.key_schema for column in self.table.key]
-        return {"type": "struct", "fields": fields, "optional": False, "name": f"{self.table.topic}.Key"}
+        fields = [column.schema for column in self.table.key]
+        return {"type": "struct", "fields": fields, "optional": False, "name": self._schema_name("Key")}
 
     @property
     def value_schema(self) -> Schema:
         """Return the schema of values."""
-        topic, flattening = self.table.topic, self.options.flattening
+        flattening = self.options.flattening
         row = {"type": "struct", "fields": [column.schema for column in self.table.columns]}
-        named = {"optional": True, "name": f"{topic}.Value"}
+        named: Schema = {"optional": True, "name": self._schema_name("Value")}
         if flattening is not None:
             added = [{"type": "string", "optional": True, "field": "__deleted"}] if flattening.marks else []
             added += [_place_schema(place, name) for place, name in flattening.fields]
@@ -591,7 +625,11 @@ class _Events:
             {**_struct_schema(_BLOCK), "optional": True, **_BLOCK_SCHEMA},
             *_struct_schema(_ENVELOPE)["fields"],
         ]
-        return {"type": "struct", "fields": fields, "optional": False, "name": f"{topic}.Envelope", "version": 2}
+        named = {"optional": False, "name": self._schema_name("Envelope"), "version": 2}
+        return {"type": "struct", "fields": fields, **named}
+
+    def _schema_name(self, what: str) -> str:
+        return avro_name(f"{self.table.topic}.{what}", self.options.schema_names, dots=True)
 
 
 def _times(batch: Batch, rows: Ints) -> dict[str, pa.Array]:
@@ -667,8 +705,8 @@ class _EventRecords(_Events):
         for column in self.table.columns:
             own = arrays[column.name].take(pa.array(rows))
             cells = self._cells(column, own, rows, unknown=unknown, before=before)
-            fields[column.name] = _leaf(column.schema, cells)
-        return Struct({"type": "struct", "optional": True, "name": f"{self.table.topic}.Value"}, fields, rows.size)
+            fields[column.field] = _leaf(column.schema, cells)
+        return Struct({"type": "struct", "optional": True, "name": self._schema_name("Value")}, fields, rows.size)
 
     def _rows(self, rows: Ints, op: str | None, headers: Any) -> Any:
         if not rows.size:
@@ -693,8 +731,8 @@ class _EventRecords(_Events):
 
     def _none(self, rows: Ints) -> Struct:
         """Return rows that are not there."""
-        fields: dict[str, Values] = {c.name: _leaf(c.schema, pa.nulls(rows.size, TEXT)) for c in self.table.columns}
-        schema = {"type": "struct", "optional": True, "name": f"{self.table.topic}.Value"}
+        fields: dict[str, Values] = {c.field: _leaf(c.schema, pa.nulls(rows.size, TEXT)) for c in self.table.columns}
+        schema = {"type": "struct", "optional": True, "name": self._schema_name("Value")}
         return Struct(schema, fields, rows.size, pa.repeat(pa.scalar(False), rows.size))
 
     def _envelope(self, rows: Ints, before: Any, after: Any, ops: pa.Array) -> Any:

@@ -145,8 +145,13 @@ def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[s
         behind = wanted.transactions and wanted.chain is not None
         given = replace(wanted, chain=None, schemas=True) if behind else wanted
         writer = EventWriter(name, source["database"], given)
-        transactions = TransactionMetadata(f"{name}.transaction", given.schemas) if wanted.transactions else None
+        topic = wanted.delimiter.join([name, wanted.transaction_topic])
+        transactions = TransactionMetadata(topic, given.schemas) if wanted.transactions else None
         tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
+        # Unlogged ones were read, and are no tables that stream.
+        others = {topic for topic in log.topics() if topic.startswith(f"{name}.")} - set(tables)
+        unlogged = [topic for topic in others if not topic.endswith(".dlq") and _was_read(log, topic)]
+        tables = sorted([*tables, *unlogged]) if unlogged else tables
         last = next((topic for topic in reversed(tables) if _was_read(log, topic)), "")
         found[name] = _Connector(writer, tables[0] if tables else "", last, transactions, wanted)
     return found

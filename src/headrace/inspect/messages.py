@@ -59,8 +59,8 @@ def rows(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yield rows of an entry, by offset, as flat JSON values."""
     part = entry.records.slice(start - entry.offset, stop - start)
     for row, nan in zip(plain_values.rows(present(part)), not_numbers(part), strict=True):
-        for about in nan:
-            (row["__before"] if about["before"] else row)[about["column"]] = math.nan
+        for name, before in nan:
+            (row["__before"] if before else row)[name] = math.nan
         yield plain(row)
 
 

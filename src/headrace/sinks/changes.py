@@ -131,7 +131,7 @@ def nan_as_text(batch: Batch) -> Batch:
     if NAN.name not in batch.schema.names:
         return batch
     records = batch.records
-    named = {about["column"] for row in not_numbers(records) for about in row}
+    named = {name for row in not_numbers(records) for name, _ in row}
     for place, name in enumerate(records.schema.names):
         if name in named and name in batch.column_names:
             texts = _with_nan(records.column(place), batch.nan(name))

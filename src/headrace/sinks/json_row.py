@@ -30,7 +30,7 @@ def sent_rows(batch: Batch) -> list[dict[str, Any]]:
     """Each row as a dictionary, without the columns whose values the source did not send."""
     rows = plain_values.rows(batch.rows)
     for row, nan in zip(rows, not_numbers(batch.records), strict=True):
-        row |= {about["column"]: "NaN" for about in nan if not about["before"]}
+        row |= {name: "NaN" for name, before in nan if not before}
     if batch.unchanged is not None:
         for row, names in zip(rows, unsent(batch, np.arange(batch.num_rows)), strict=True):
             for name in names:

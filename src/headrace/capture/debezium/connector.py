@@ -315,10 +315,20 @@ TABLES = (
         "column.mask.with.<length>.chars",
         Kind.REGEXES,
         None,
-        written("asterisks in place of the values. The log has the values."),
+        written("asterisks in place of texts, NULL too. The log has the values."),
     ),
-    Property("column.mask.hash.<algorithm>.with.salt.<salt>", Kind.REGEXES, None, not_yet("Values are not hashed.")),
-    Property("column.mask.hash.v2.<algorithm>.with.salt.<salt>", Kind.REGEXES, None, not_yet("Values are not hashed.")),
+    Property(
+        "column.mask.hash.<algorithm>.with.salt.<salt>",
+        Kind.REGEXES,
+        None,
+        written("a digest of salt and value, as Java serialises it, in place of texts. The log has the values."),
+    ),
+    Property(
+        "column.mask.hash.v2.<algorithm>.with.salt.<salt>",
+        Kind.REGEXES,
+        None,
+        written("a digest of salt and value in place of texts. The log has the values."),
+    ),
     Property(
         "column.truncate.to.<length>.chars",
         Kind.REGEXES,
@@ -335,7 +345,7 @@ TABLES = (
         "datatype.propagate.source.type",
         Kind.REGEXES,
         None,
-        not_yet("The log's columns have their type of PostgreSQL, but messages do not."),
+        written("the schemas have the columns' types of PostgreSQL, by schema.table.type."),
     ),
     Property(
         "message.key.columns",
@@ -427,7 +437,15 @@ EVENTS = (
         {"none": written("inserts, updates, deletes and truncates are all there.")},
         allowed=("c", "u", "d", "t", "none"),
     ),
-    Property("skip.messages.without.change", Kind.BOOLEAN, "false", not_yet("Updates that change nothing are events.")),
+    Property(
+        "skip.messages.without.change",
+        Kind.BOOLEAN,
+        "false",
+        written(
+            "updates that change none of the columns that are written are left out, where the replica identity is "
+            "FULL. The log has them."
+        ),
+    ),
     Property(
         "provide.transaction.metadata",
         Kind.BOOLEAN,
@@ -467,14 +485,14 @@ EVENTS = (
         "schema.name.adjustment.mode",
         Kind.WORD,
         "none",
-        not_yet("Names of schemas are not changed."),
+        written("the schemas have names that Avro allows."),
         allowed=("none", "avro", "avro_unicode"),
     ),
     Property(
         "field.name.adjustment.mode",
         Kind.WORD,
         "none",
-        not_yet("Names of columns are not changed."),
+        written("the columns have names that Avro allows. The log has their own."),
         allowed=("none", "avro", "avro_unicode"),
     ),
     Property(
@@ -512,10 +530,20 @@ TOPICS = (
         "io.debezium.schema.SchemaTopicNamingStrategy",
         not_yet("Topics are <prefix>.<schema>.<table>."),
     ),
-    Property("topic.delimiter", Kind.TEXT, ".", not_yet("The parts of a topic's name are separated by dots.")),
+    Property(
+        "topic.delimiter",
+        Kind.TEXT,
+        ".",
+        written("it stands between the parts of a topic's name. In the log these are dots."),
+        form=_TOPIC,
+    ),
     Property("topic.cache.size", Kind.INTEGER, "10000", _JVM, minimum=1),
     Property(
-        "topic.transaction", Kind.TEXT, "transaction", not_yet("The topic of transactions is <prefix>.transaction.")
+        "topic.transaction",
+        Kind.TEXT,
+        "transaction",
+        written("the topic of transactions is called so, behind the topic prefix."),
+        form=_TOPIC,
     ),
     Property(
         "topic.heartbeat.prefix",

@@ -81,6 +81,9 @@ class Kind(enum.StrEnum):
 
 _PLACEHOLDER = re.compile(r"<([a-z. ]+)>")
 _DIGITS = ("length", "digits")
+# Digests of Java that Python has too.
+_ALGORITHM = r"(?i:md5|sha|sha-?1|sha-(?:224|256|384|512|512/224|512/256)|sha3-(?:224|256|384|512))"
+_PARTS = {**dict.fromkeys(_DIGITS, r"\d+"), "algorithm": _ALGORITHM}
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,7 @@ class Property:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         parts = _PLACEHOLDER.split(self.name)
-        texts = [
-            re.escape(part) if at % 2 == 0 else r"\d+" if part in _DIGITS else ".+" for at, part in enumerate(parts)
-        ]
+        texts = [re.escape(part) if at % 2 == 0 else _PARTS.get(part, ".+") for at, part in enumerate(parts)]
         return re.compile("".join(texts))
 
     def names(self, name: str) -> bool:

@@ -256,11 +256,12 @@ _RIGHTS = ("SELECT", "owner", "USAGE", "rows")
 _COLUMNS = """
 SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(p.proname),
        CASE WHEN t.typtype = 'd' THEN 'domain ' ELSE '' END || format_type(a.atttypid, a.atttypmod)
-       || CASE WHEN t.typtype = 'd' THEN ' over ' || format_type(t.typbasetype, t.typtypmod) ELSE '' END
+       || CASE WHEN t.typtype = 'd' THEN ' over ' || format_type(t.typbasetype, t.typtypmod) ELSE '' END,
+       a.attgenerated <> ''
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_proc p ON p.oid = t.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
-  AND (a.attgenerated = '' OR (a.attrelid::bigint || ' ' || a.attname) = ANY(%s))
+  AND (%s OR a.attgenerated = '' OR (a.attrelid::bigint || ' ' || a.attname) = ANY(%s))
 ORDER BY a.attrelid, a.attnum
 """
 
@@ -424,15 +425,21 @@ def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
     return ([lowered[name] for name in near] or names)[:5]
 
 
-def with_columns(connection: SqlConnection, tables: Sequence[Table], publication: Publication | None) -> list[Table]:
-    """Return tables with the columns that the stream will send: the publication's, else all but generated ones."""
+def with_columns(
+    connection: SqlConnection, tables: Sequence[Table], publication: Publication | None, *, generated: bool = False
+) -> list[Table]:
+    """Return tables with the columns that the stream will send: the publication's, else all but generated ones.
+
+    Args:
+        generated: with all generated columns too.
+    """
     published = publication.tables if publication else {}
     listed = {table.oid: published.get(table.oid, (None, None)) for table in tables}
     names = [f"{oid} {column}" for oid, (columns, _) in listed.items() for column in columns or ()]
     columns: dict[int, list[Column]] = {table.oid: [] for table in tables}
-    for oid, *rest in connection.execute(_COLUMNS, [list(columns), names]):
+    for oid, *rest, is_generated in connection.execute(_COLUMNS, [list(columns), generated, names]):
         chosen = listed[oid][0]
-        if chosen is None or rest[0] in chosen:
+        if chosen is None or rest[0] in chosen or (generated and is_generated):
             columns[oid].append(Column(*rest))
     return [replace(table, columns=tuple(columns[table.oid]), row_filter=listed[table.oid][1]) for table in tables]
 

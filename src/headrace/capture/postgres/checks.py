@@ -224,11 +224,20 @@ def nothing_matches(existing: Sequence[Table], patterns: Sequence[str], where: s
     ]
 
 
-def kind(table: Table, where: str) -> list[Finding]:
-    """Find why the changes of a table cannot be captured."""
+def kind(table: Table, where: str, *, alone: bool = True) -> list[Finding]:
+    """Find why the changes of a table cannot be captured.
+
+    Args:
+        alone: no other table is captured, so that there is nothing to stream.
+    """
     if table.persistence != "p":
         said = f"table {table} of {where} is unlogged or temporary: its changes are not in the server's log"
-        return [Finding("unlogged", ERROR, said, (f"ALTER TABLE {table.sql} SET LOGGED;",), f"or {NARROW}")]
+        said += "" if alone else ", and only a first snapshot reads it"
+        return [
+            Finding(
+                "unlogged", ERROR if alone else WARNING, said, (f"ALTER TABLE {table.sql} SET LOGGED;",), f"or {NARROW}"
+            )
+        ]
     return []
 
 

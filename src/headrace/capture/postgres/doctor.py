@@ -212,8 +212,8 @@ def _of_tables(facts: Facts, examination: Examination) -> list[Finding]:
     where, tables = facts.where, facts.tables
     if not tables:
         return checks.nothing_matches(facts.existing, examination.patterns or (".*",), where)
-    found = [finding for table in tables for finding in checks.kind(table, where)]
     captured = [table for table in tables if not checks.kind(table, where)]
+    found = [finding for table in tables for finding in checks.kind(table, where, alone=not captured)]
     found += [finding for table in captured for finding in checks.columns(table)]
     if examination.snapshot:
         found += checks.reading(facts.role, captured, where)

@@ -141,7 +141,7 @@ class Join:
     def _look(self, text: str) -> None:
         """Read where the server's log ends, all that the snapshot saw being before; and the publication's entries."""
         server = self._declared.server
-        self.tables = self._snapshot.tables
+        self.tables = self._snapshot.streamed
         with contextlib.closing(server.sql()) as connection, server.translated("the end of the server's log"):
             until = catalog.insert_lsn(connection)
             now = drift.look(connection, self._declared.publication, oids=[table.oid for table in self.tables])

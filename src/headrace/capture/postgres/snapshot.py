@@ -54,7 +54,8 @@ class Snapshot:
         patience_ms: no longer than this a lock is waited for; 0: as long as it takes.
 
     Attributes:
-        tables: the same with their columns as of the snapshot.
+        tables: the same with their columns as of the snapshot; for Debezium's events with generated ones too.
+        streamed: the same with the columns that the stream has.
         ts_us: the server's time when it was imported.
 
     Raises:
@@ -79,7 +80,7 @@ class Snapshot:
         try:
             connection = self._stack.enter_context(contextlib.closing(server.sql()))
             with server.translated("to import the snapshot"):
-                self.tables, self.ts_us = self._lock(connection, tables, publication)
+                self.tables, self.streamed, self.ts_us = self._lock(connection, tables, publication)
             with self._translated():
                 version = connection.info.server_version
                 self._reader = self._stack.enter_context(contextlib.closing(self._connect(version)))
@@ -97,7 +98,9 @@ class Snapshot:
         """Let the tables go."""
         self._stack.close()
 
-    def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:
+    def _lock(
+        self, connection: SqlConnection, tables: Sequence[Table], publication: str
+    ) -> tuple[list[Table], list[Table], int]:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
         connection.execute(f"SET lock_timeout = {self._patience_ms}".encode())
@@ -119,11 +122,13 @@ class Snapshot:
         changed = connection.execute(rewritten, [[table.oid for table in tables], roots]).fetchall()
         if changed:
             raise SnapshotStale(f"table {changed[0][0]} was rewritten while the snapshot began")
-        found = catalog.with_columns(connection, tables, catalog.publication(connection, publication))
+        published = catalog.publication(connection, publication)
+        found = streamed = catalog.with_columns(connection, tables, published)
         if self._types is not None:
+            found = catalog.with_columns(connection, tables, published, generated=True)
             found = [table.with_facts(connection, self._types) for table in found]
         (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
-        return found, ts_us
+        return found, streamed, ts_us
 
     def _connect(self, version: int) -> Any:
         connection = connect_reader(self._server, version)
@@ -202,7 +207,7 @@ def select(table: Table, *, partitions: bool = False) -> str:
     """Return the query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any.
 
     Args:
-        partitions: those of its partitions too.
+        partitions: those of its partitions, and of tables that inherit from it, too.
     """
     columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
     refused = {column.name: test for column in table.columns if (test := _refusal(column))}

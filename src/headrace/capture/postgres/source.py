@@ -29,7 +29,7 @@ from headrace.capture.base import (
     Transaction,
     Waker,
 )
-from headrace.capture.postgres import catalog, drift, slot_binding, startup
+from headrace.capture.postgres import catalog, checks, drift, slot_binding, startup
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import (
@@ -241,7 +241,8 @@ class PostgresSource:
         with self._reporter, self._telling():
             self._check(log)
         tables, failing = self._startup.tables, self._startup.failing
-        described = [(table, table.stream_table(self.name)) for table in tables]
+        unlogged = self._startup.unlogged
+        described = [(table, table.stream_table(self.name)) for table in (*tables, *unlogged)]
         self.traits = dataclasses.replace(
             self.traits,
             tables={stream.topic: table.declared(stream.schema()) for table, stream in described}
@@ -251,6 +252,11 @@ class PostgresSource:
                 _failing(str(table), failing[table.oid], self._declared.publication)
                 for table in tables
                 if table.oid in failing
+            )
+            + tuple(
+                finding.message
+                for table in unlogged
+                for finding in checks.kind(table, str(self._declared.server), alone=False)
             ),
         )
 
@@ -305,7 +311,8 @@ class PostgresSource:
     @property
     def captured(self) -> dict[tuple[str, str], str]:
         """Return the tables captured, as of `check`: schema and name, and the topic."""
-        return {(t.schema, t.name): t.stream_table(self.name).topic for t in self._startup.tables}
+        tables = (*self._startup.tables, *self._startup.unlogged)
+        return {(t.schema, t.name): t.stream_table(self.name).topic for t in tables}
 
     def leave_out(self, schema: str, name: str) -> None:
         """Do not capture a table though it matches: this pipeline's own sink writes it. From any thread."""

@@ -102,6 +102,8 @@ class Startup:
 
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
+        unlogged: tables that match and do not stream, as the server logs none of their changes: a first snapshot reads
+            them.
         identities: columns that identify an old row, by the table's OID; None: all.
         resumes: the log has rows of the source already.
         changes: the publication has updates or deletes, not only inserts.
@@ -115,6 +117,7 @@ class Startup:
 
     def __init__(self, declared: Declared, on_progress: OnProgress) -> None:
         self.tables: list[Table] = []
+        self.unlogged: list[Table] = []
         self.identities: dict[int, frozenset[str] | None] = {}
         self.changes = True
         self.resumes = False
@@ -157,8 +160,11 @@ class Startup:
                 self._check_owner(connection, log, None)
                 chosen = self._choose(connection)
             publication = catalog.publication(connection, declared.publication)
-            self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
-            for table in self.tables:
+            logged = [table for table in chosen if table.persistence == "p"]
+            self.tables = self._in_order(catalog.with_columns(connection, logged, publication))
+            others = [table for table in chosen if table.persistence == "u"] if declared.with_snapshot else []
+            self.unlogged = catalog.with_columns(connection, others, publication)
+            for table in (*self.tables, *self.unlogged):
                 checks.refuse(checks.columns(table))
             self.identities = catalog.identities(connection, self.tables)
             self.tables = [table.told_by(self.identities[table.oid]) for table in self.tables]
@@ -287,6 +293,7 @@ class Startup:
         publishes = (mends or publication is None) and not self._everything
         name, reads = declared.publication, declared.with_snapshot
         check_rights(connection, server, self.tables, name, reads=reads, publishes=publishes)
+        check_rights(connection, server, self.unlogged, name, reads=reads, publishes=False)
 
     def right_shape(self, now: Look) -> bool:
         """Return whether our own publication is as we would make it."""
@@ -428,9 +435,10 @@ class Startup:
                 return self._put(log, self._new_record(lsn))
             self.doing = "locking the tables to read them as they were"
             types = None if declared.debezium is None else declared.types
-            with Snapshot(server, exported, self.tables, declared.publication, types=types) as snapshot:
+            read = self._in_order(sorted([*self.tables, *self.unlogged], key=lambda t: (t.schema, t.name)))
+            with Snapshot(server, exported, read, declared.publication, types=types) as snapshot:
                 replication.close()
-                self.tables = snapshot.tables
+                self.tables = [table for table in snapshot.streamed if table.persistence == "p"]
                 return self._store_snapshot(snapshot, log, lsn)
 
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
@@ -552,7 +560,7 @@ def choose_tables(
     as_debezium: bool = False,
     by_leaf: bool = False,
 ) -> list[Table]:
-    """Return the tables to capture, in name order, without their columns.
+    """Return the tables to capture, in name order, without their columns, unlogged ones among them.
 
     Args:
         left_out: tables (schema, name) that match and are not captured: this pipeline's sinks write them.
@@ -561,7 +569,7 @@ def choose_tables(
         by_leaf: rows of partitioned tables are those of their partitions.
 
     Raises:
-        SourceRefused: none matches, or one that matches cannot be captured.
+        SourceRefused: none matches, or none of which the server logs changes.
     """
     existing = [table for table in catalog.all_tables(connection) if (table.schema, table.name) not in left_out]
     chosen = catalog.matching(existing, patterns, by_leaf=as_debezium)
@@ -569,8 +577,9 @@ def choose_tables(
         checks.refuse(checks.nothing_matches(existing, patterns, str(server)))
     if as_debezium:
         chosen = [replace(table, whole=True) for table in chosen if table.persistence != "t"]
+    alone = all(table.persistence != "p" for table in chosen)
     for table in chosen if not as_debezium else ():
-        checks.refuse(checks.kind(table, str(server)))
+        checks.refuse(checks.kind(table, str(server), alone=alone))
     if by_leaf:
         checks.refuse(checks.partitions(existing, chosen, str(server)))
     return chosen

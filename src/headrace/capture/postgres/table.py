@@ -69,14 +69,23 @@ class Events:
         after = None if self.after is None else self.after[rows]
         return Events(self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows], number, after)
 
-    def change(self, frame: Frame) -> pa.StructArray:
-        """Return where each event lies in the WAL, its transaction's number, and where the commit before that ended."""
+    def change(self, frame: Frame, lsns: Longs | None = None) -> pa.StructArray:
+        """Return where each event lies in the WAL, its transaction's number, and where the commit before that ended.
+
+        Args:
+            lsns: where they lie, where that was read already.
+        """
         assert self.number is not None and self.after is not None
-        lsn = values.of_numbers(frame.gather(frame.start[self.message] + 1, ">u8"), pa.uint64(), None)
+        lsn = values.of_numbers(_lsns(frame, self.message) if lsns is None else lsns, pa.uint64(), None)
         inside, known = self.number >= 0, self.after > 0
         number = values.of_numbers(self.number.astype(np.uint32), pa.uint32(), None if inside.all() else inside)
         after = values.of_numbers(self.after.copy(), pa.uint64(), None if known.all() else known)
         return pa.StructArray.from_arrays([lsn, number, after], fields=list(CHANGE.type))
+
+
+def _lsns(frame: Frame, messages: Ints) -> Longs:
+    found: Longs = frame.gather(frame.start[messages] + 1, ">u8")
+    return found
 
 
 @dataclass(slots=True)
@@ -166,10 +175,14 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
     n = events.message.size
     size = int(frame.end[events.message[-1]] - frame.start[events.message[0]])
     step = max(_BLOCK_ROWS, _BLOCK_BYTES * n // size) if n > _BLOCK_ROWS else n
-    blocks = [_block(frame, table, events.message[at : at + step]) for at in range(0, n, step)]
+    blocks, lsns = [], []
+    for at in range(0, n, step):
+        blocks.append(_block(frame, table, events.message[at : at + step]))
+        if events.number is not None:  # now, while the block is in the cache
+            lsns.append(_lsns(frame, events.message[at : at + step]))
     block = blocks[0] if len(blocks) == 1 else _concatenated(table, blocks)
     optional = {"before": block.before, "unchanged": block.unchanged, "nan": block.nan}
-    optional["change"] = None if events.number is None else events.change(frame)
+    optional["change"] = events.change(frame, np.concatenate(lsns)) if lsns else None
     extra = [column for column in optional.values() if column is not None]
     schema = table.schema(**{name: column is not None for name, column in optional.items()})
     arrays_of = [*block.columns, *meta_arrays(_OPS[frame.kind[events.message]], events), *extra]
