@@ -13,6 +13,7 @@ from headrace.capture.base import KIND
 from headrace.capture.postgres import gaps
 from headrace.capture.postgres.doctor import examination_of, examine
 from headrace.capture.postgres.slot_binding import Stranded
+from headrace.errors import SourceRefused
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.testing.servers import postgres
@@ -118,6 +119,35 @@ def test_an_accepted_gap_keeps_tables_apart_that_join_later(database: CapturedDa
     engine.catch_up()
     assert sorted(engine.ids(database.topic("t_late"))) == [1, 2, 3]
     assert database.topic() not in engine.log.topics()
+
+
+def test_a_log_that_does_not_have_all_rows_is_not_compared(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine = capture(snapshot="never")
+    engine.catch_up()
+    engine.source.stop()
+    database.execute("SELECT pg_drop_replication_slot(%s)", f"headrace_{database.name}")
+    with pytest.raises(SourceRefused, match=r"began with snapshot=\"never\"") as caught:
+        capture(engine.log, snapshot="never", on_gap="snapshot")
+    assert "headrace capture resync --unknown-rows append" in caught.value.advice
+    engine = capture(engine.log, snapshot="never", on_gap="accept")
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [2]
+
+
+def test_a_wrong_server_is_not_taken_for_the_logs(database: CapturedDatabase, capture: Capture) -> None:
+    """Without any of the log's tables there is nothing to go on with."""
+    engine = capture()
+    engine.catch_up()
+    engine.source.stop()
+    database.execute("ALTER TABLE t RENAME TO other")
+    database.execute("CREATE TABLE t_new (id int PRIMARY KEY)")
+    with engine.log.transaction() as transaction:
+        stored = json.loads(engine.log.records(KIND)[database.name])
+        transaction.put(KIND, database.name, json.dumps({**stored, "system_identifier": "7"}).encode())
+    with pytest.raises(SourceRefused, match=r"has none of the tables that the log has: public\.t"):
+        capture(engine.log, on_gap="accept")
 
 
 def test_a_slot_that_the_server_has_invalidated() -> None:

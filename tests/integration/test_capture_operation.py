@@ -95,6 +95,18 @@ def test_sigterm_while_a_slot_waits_for_a_transaction(table: Database, tmp_path:
     finish(table.dsn, log, [1, 2])
 
 
+def test_sigterm_while_a_table_is_locked(table: Database, tmp_path: Path) -> None:
+    """A publication of it waits: in a statement that libpq sends."""
+    log = tmp_path / "p.headrace"
+    table.execute("INSERT INTO t VALUES (1, 1)")
+    with psycopg.connect(table.dsn) as holding:
+        holding.execute("LOCK TABLE t IN SHARE MODE")
+        with capturing(table.dsn, log) as process:
+            wait_until(lambda: "it waits for a lock on table" in log.with_suffix(".said").read_text(), "the lock")
+            end(process)
+    finish(table.dsn, log, [1])
+
+
 def test_sigterm_while_a_slot_is_in_use(table: Database, tmp_path: Path) -> None:
     log, other = tmp_path / "p.headrace", "headrace_p"
     with capturing(table.dsn, log) as first:
