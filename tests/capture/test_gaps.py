@@ -89,8 +89,12 @@ def test_a_gap_is_said_and_closed_or_accepted(
         database.drop_slots()
 
 
-def test_a_slot_that_is_made_again_while_the_connection_is_lost(database: CapturedDatabase, capture: Capture) -> None:
-    engine = capture()
+@pytest.mark.parametrize(("policy", "code"), [("fail", 2), ("snapshot", 1)])
+def test_a_slot_that_is_made_again_while_the_connection_is_lost(
+    policy: str, code: int, database: CapturedDatabase, capture: Capture
+) -> None:
+    """The pipeline ends; a supervisor begins it again where a start goes on by itself (exit code 1)."""
+    engine = capture(on_gap=policy)
     engine.catch_up()
     slot = f"headrace_{database.name}"
     (pid,) = database.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", slot)[0]
@@ -98,10 +102,10 @@ def test_a_slot_that_is_made_again_while_the_connection_is_lost(database: Captur
     database.execute("SELECT pg_drop_replication_slot(%s)", slot)
     database.execute("INSERT INTO t VALUES (1, 1)")
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
-    with pytest.raises(
-        Stranded, match=r"stands at .*made again or advanced by hand.*Missing may be changes of public\.t"
-    ):
+    said = r"stands at .*made again or advanced by hand.*Missing may be changes of public\.t"
+    with pytest.raises(Stranded, match=said) as caught:
         engine.until(lambda: False, timeout=60)
+    assert caught.value.exit_code == code
     assert engine.ids(database.topic()) == []
 
 

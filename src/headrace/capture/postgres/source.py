@@ -419,7 +419,13 @@ class PostgresSource:
             DecodeError: what came cannot be understood.
         """
         with self._telling():
-            return self._poll(timeout)
+            try:
+                return self._poll(timeout)
+            except Stranded as error:
+                if error.gap is not None and self._on_gap != "fail":
+                    # A start goes on behind it as it was declared: whoever supervises the process begins one.
+                    error.exit_code = 1
+                raise
 
     def _poll(self, timeout: float) -> list[Piece[Lsn]]:
         if self._refused is not None:
