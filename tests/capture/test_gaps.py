@@ -140,6 +140,26 @@ def test_a_log_that_does_not_have_all_rows_is_not_compared(database: CapturedDat
     assert engine.ids(database.topic()) == [2]
 
 
+def test_a_publication_that_was_altered(database: CapturedDatabase, capture: Capture, tmp_path: Path) -> None:
+    """What it left out is not known, so it is not accepted; tables that are read anew have it."""
+    place = str(tmp_path / "x.headrace")
+    engine = capture(place=place)
+    engine.catch_up()
+    engine.source.stop()
+    name = f"headrace_{database.name}"
+    database.execute(f"DROP PUBLICATION {name}")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    database.execute(f"CREATE PUBLICATION {name} FOR TABLE t")
+    for policy in ("fail", "accept"):
+        with pytest.raises(Stranded, match="was dropped and made again") as caught:
+            capture(engine.log, on_gap=policy, place=place)
+        assert "A start with --on-gap snapshot does it by itself." in caught.value.advice
+    engine = capture(engine.log, on_gap="snapshot", place=place)
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1, 2]
+
+
 def test_a_wrong_server_is_not_taken_for_the_logs(database: CapturedDatabase, capture: Capture) -> None:
     """Without any of the log's tables there is nothing to go on with."""
     engine = capture()
