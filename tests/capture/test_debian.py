@@ -58,9 +58,16 @@ def test_a_capture_of_version_15(database: CapturedDatabase, capture: Capture) -
     assert engine.ids(database.topic())[-1] == 7
 
 
-def test_what_version_15_cannot_do(database: CapturedDatabase, capture: Capture) -> None:
+def test_what_version_15_cannot_do(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(SourceRefused, match="has version 15, and standbys keep slots from version 17 on"):
         capture(failover=True)
+    engine = capture(failover=True, debezium={})
+    assert "is none of these" in caplog.text
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1]
     found = examine(Examination(Server(database.dsn), (r"public\.t",), "x", "y", failover=True))
     assert {finding.check for finding in found} >= {"failover", "max_slot_wal_keep_size"}
     assert not [finding for finding in found if finding.check == "connection"]

@@ -13,6 +13,7 @@ from headrace.capture.base import KIND
 from headrace.capture.postgres import gaps
 from headrace.capture.postgres.doctor import examination_of, examine
 from headrace.capture.postgres.slot_binding import Stranded
+from headrace.errors import SourceRefused
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.testing.servers import postgres
@@ -88,8 +89,12 @@ def test_a_gap_is_said_and_closed_or_accepted(
         database.drop_slots()
 
 
-def test_a_slot_that_is_made_again_while_the_connection_is_lost(database: CapturedDatabase, capture: Capture) -> None:
-    engine = capture()
+@pytest.mark.parametrize(("policy", "code"), [("fail", 2), ("snapshot", 1)])
+def test_a_slot_that_is_made_again_while_the_connection_is_lost(
+    policy: str, code: int, database: CapturedDatabase, capture: Capture
+) -> None:
+    """The pipeline ends; a supervisor begins it again where a start goes on by itself (exit code 1)."""
+    engine = capture(on_gap=policy)
     engine.catch_up()
     slot = f"headrace_{database.name}"
     (pid,) = database.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", slot)[0]
@@ -97,10 +102,10 @@ def test_a_slot_that_is_made_again_while_the_connection_is_lost(database: Captur
     database.execute("SELECT pg_drop_replication_slot(%s)", slot)
     database.execute("INSERT INTO t VALUES (1, 1)")
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
-    with pytest.raises(
-        Stranded, match=r"stands at .*made again or advanced by hand.*Missing may be changes of public\.t"
-    ):
+    said = r"stands at .*made again or advanced by hand.*Missing may be changes of public\.t"
+    with pytest.raises(Stranded, match=said) as caught:
         engine.until(lambda: False, timeout=60)
+    assert caught.value.exit_code == code
     assert engine.ids(database.topic()) == []
 
 
@@ -118,6 +123,55 @@ def test_an_accepted_gap_keeps_tables_apart_that_join_later(database: CapturedDa
     engine.catch_up()
     assert sorted(engine.ids(database.topic("t_late"))) == [1, 2, 3]
     assert database.topic() not in engine.log.topics()
+
+
+def test_a_log_that_does_not_have_all_rows_is_not_compared(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine = capture(snapshot="never")
+    engine.catch_up()
+    engine.source.stop()
+    database.execute("SELECT pg_drop_replication_slot(%s)", f"headrace_{database.name}")
+    with pytest.raises(SourceRefused, match=r"began with snapshot=\"never\"") as caught:
+        capture(engine.log, snapshot="never", on_gap="snapshot")
+    assert "headrace capture resync --unknown-rows append" in caught.value.advice
+    engine = capture(engine.log, snapshot="never", on_gap="accept")
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [2]
+
+
+def test_a_publication_that_was_altered(database: CapturedDatabase, capture: Capture, tmp_path: Path) -> None:
+    """What it left out is not known, so it is not accepted; tables that are read anew have it."""
+    place = str(tmp_path / "x.headrace")
+    engine = capture(place=place)
+    engine.catch_up()
+    engine.source.stop()
+    name = f"headrace_{database.name}"
+    database.execute(f"DROP PUBLICATION {name}")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    database.execute(f"CREATE PUBLICATION {name} FOR TABLE t")
+    for policy in ("fail", "accept"):
+        with pytest.raises(Stranded, match="was dropped and made again") as caught:
+            capture(engine.log, on_gap=policy, place=place)
+        assert "A start with --on-gap snapshot does it by itself." in caught.value.advice
+    engine = capture(engine.log, on_gap="snapshot", place=place)
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1, 2]
+
+
+def test_a_wrong_server_is_not_taken_for_the_logs(database: CapturedDatabase, capture: Capture) -> None:
+    """Without any of the log's tables there is nothing to go on with."""
+    engine = capture()
+    engine.catch_up()
+    engine.source.stop()
+    database.execute("ALTER TABLE t RENAME TO other")
+    database.execute("CREATE TABLE t_new (id int PRIMARY KEY)")
+    with engine.log.transaction() as transaction:
+        stored = json.loads(engine.log.records(KIND)[database.name])
+        transaction.put(KIND, database.name, json.dumps({**stored, "system_identifier": "7"}).encode())
+    with pytest.raises(SourceRefused, match=r"has none of the tables that the log has: public\.t"):
+        capture(engine.log, on_gap="accept")
 
 
 def test_a_slot_that_the_server_has_invalidated() -> None:

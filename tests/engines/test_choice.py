@@ -157,6 +157,7 @@ ASKING = {
     "append rows of the program's own": lambda: (appending(shop()), {}),
     "predict over HTTP in the same process": lambda: (shop(), {"serve": True}),
     "show the dashboard from the same process": lambda: (shop(), {"ui": True}),
+    "serve metrics from the same process": lambda: (shop(), {"metrics": ("127.0.0.1", 0)}),
     "spread work over processes of this machine": lambda: (shop(), {"workers": 2}),
     REQUESTS.what: None,
 }

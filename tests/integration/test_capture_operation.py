@@ -95,6 +95,18 @@ def test_sigterm_while_a_slot_waits_for_a_transaction(table: Database, tmp_path:
     finish(table.dsn, log, [1, 2])
 
 
+def test_sigterm_while_a_table_is_locked(table: Database, tmp_path: Path) -> None:
+    """A publication of it waits: in a statement that libpq sends."""
+    log = tmp_path / "p.headrace"
+    table.execute("INSERT INTO t VALUES (1, 1)")
+    with psycopg.connect(table.dsn) as holding:
+        holding.execute("LOCK TABLE t IN SHARE MODE")
+        with capturing(table.dsn, log) as process:
+            wait_until(lambda: "it waits for a lock on table" in log.with_suffix(".said").read_text(), "the lock")
+            end(process)
+    finish(table.dsn, log, [1])
+
+
 def test_sigterm_while_a_slot_is_in_use(table: Database, tmp_path: Path) -> None:
     log, other = tmp_path / "p.headrace", "headrace_p"
     with capturing(table.dsn, log) as first:
@@ -192,6 +204,7 @@ def scraped(url: str) -> dict[str, float]:
 def test_metrics_of_a_capture(table: Database, tmp_path: Path) -> None:
     log = tmp_path / "p.headrace"
     table.execute("INSERT INTO t VALUES (1, 1), (2, 2)")
+    table.execute("CREATE TABLE t_times (id int PRIMARY KEY, at timestamp)")
     with capturing(table.dsn, log, "--metrics-port", "0") as process:
         said = log.with_suffix(".said")
         url = wait_until(lambda: (at := re.search(r"http://\S+/metrics", said.read_text())) and at[0], "the address")
@@ -207,6 +220,9 @@ def test_metrics_of_a_capture(table: Database, tmp_path: Path) -> None:
         assert found[f"slot_retained_bytes{{{source}}}"] >= 0
         assert found[f"lag_bytes{{{source}}}"] >= 0
         assert found[f"lag_seconds{{{source}}}"] >= 0
+        table.execute("INSERT INTO t_times VALUES (1, '294276-12-31'), (2, '2024-01-01')")
+        letters = f'dead_letters{{{source},table="public.t_times"}}'
+        wait_until(lambda: scraped(url).get(letters) == 1, "the dead letter")
         (pid,) = table.execute("SELECT active_pid FROM pg_replication_slots WHERE database = current_database()")[0]
         table.execute("SELECT pg_terminate_backend(%s)", pid)
         wait_until(lambda: scraped(url).get(f"reconnects{{{source}}}") == 1, "the reconnection")

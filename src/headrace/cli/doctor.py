@@ -226,6 +226,7 @@ def _declared(app: App, logs: Mapping[str, Log]) -> Iterator[Examination]:
             own_publication=source.publication is None,
             snapshot=source.snapshot != "never",
             failing_updates=source.allow_failing_updates,
+            failover=source.failover,
         )
         for place, log in logs.items():
             if source.prefix in known_sources(log):

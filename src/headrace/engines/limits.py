@@ -85,6 +85,13 @@ LIMITS: tuple[Limit, ...] = (
         lambda _, settings: ["ui=…"] if settings.ui else [],
     ),
     Limit(
+        "serve metrics from the same process",
+        (FlinkEngine.name,),
+        "what there is to count lives in tasks of the job",
+        "Run `headrace serve FILE` beside it, whose /metrics has what the log says.",
+        lambda _, settings: ["metrics=…"] if settings.metrics else [],
+    ),
+    Limit(
         "spread work over processes of this machine",
         (SparkEngine.name,),
         "its executors do that work",

@@ -190,11 +190,15 @@ class Stranded(SourceRefused):
             "this log: rows that changed meanwhile are appended as updates, rows that are gone as deletes; models, "
             "history and positions stay."
         )
-        if self.gap is not None:
-            self.advice += (
-                " A start with --on-gap snapshot does it by itself; --on-gap accept goes on without what is missing, "
-                "and the log says so."
-            )
+        if self.plain:
+            self.advice += " A start with --on-gap snapshot does it by itself"
+            accepts = "; --on-gap accept goes on without what is missing, and the log says so"
+            self.advice += f"{accepts if self.gap is not None else ''}."
+
+    @property
+    def plain(self) -> bool:
+        """Return whether a resync takes the log on that is told nothing else."""
+        return not self._options
 
 
 RESYNC = "resync"  # a record of this kind: a resync of the source was begun, and not finished

@@ -146,8 +146,7 @@ class Startup:
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self.doing = f"looking at tables, publication and slot of {server}"
             check_server(connection, server)
-            if declared.failover and declared.debezium is None:
-                checks.refuse(checks.failover_version(connection.info.server_version, str(server)))
+            check_failover(connection, server, declared)
             began = Began.load(log, declared.name) if known is not None else None
             with contextlib.closing(Replication.open(server)) as replication:
                 self._identity = identify(replication)
@@ -353,8 +352,9 @@ class Startup:
                 known = self._let_go(connection, log, self._followed or known, moved=known.identity != self._identity)
             slot_binding.note(connection, declared.publication, declared.slot, self.owner)
             slot = wait_until_free(connection, declared.slot, cancelled, self._say)
-            if declared.failover and slot is not None and not slot.failover:
-                have_failover(connection.info.server_version, server, declared.slot, cancelled)
+            able = connection.info.server_version >= checks.FAILOVER_VERSION
+            if declared.failover and able and slot is not None and not slot.failover:
+                have_failover(server, declared.slot, cancelled)
             if warning := slots.idle_warning(connection, server, declared.slot):
                 logger.warning("%s", warning)
         self.done()
@@ -650,15 +650,25 @@ def reader(slot: Slot) -> str:
     return f"server process {slot.active_pid}{f' («{slot.reader}»)' if slot.reader else ''}"
 
 
-def have_failover(version: int, server: Server, name: str, cancelled: Callable[[], bool]) -> None:
-    """Have standbys keep a slot that nobody reads; a server that cannot is said.
+def check_failover(connection: SqlConnection, server: Server, declared: Declared) -> None:
+    """Refuse a server whose standbys cannot keep a slot, where they should. Debezium goes on without; so it is here.
+
+    Raises:
+        SourceRefused: it is older than version 17.
+    """
+    found = checks.failover_version(connection.info.server_version, str(server)) if declared.failover else []
+    if found and declared.debezium is not None:
+        logger.warning("%s: the slot is none of these", found[0].message, extra=event("no_failover_slot"))
+        return
+    checks.refuse(found)
+
+
+def have_failover(server: Server, name: str, cancelled: Callable[[], bool]) -> None:
+    """Have standbys keep a slot that nobody reads.
 
     Raises:
         SourceUnavailable, CommandError: the server refuses.
     """
-    if found := checks.failover_version(version, str(server)):
-        logger.warning("%s", found[0].message, extra=event("no_failover_slot"))
-        return
     with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
         replication.command(f"ALTER_REPLICATION_SLOT {quote(name)} (FAILOVER true)")
 
