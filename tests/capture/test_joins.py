@@ -21,6 +21,7 @@ from headrace.capture.postgres.catalog import Table
 from headrace.capture.postgres.snapshot import Snapshot
 from headrace.errors import SourceRefused
 from headrace.log.memory import MemoryLog
+from headrace.testing.servers import postgres
 
 
 @pytest.fixture(autouse=True)
@@ -393,3 +394,91 @@ def test_one_that_is_locked_is_waited_for_and_the_others_go_on(database: Capture
         assert database.topic("tn") not in engine.log.topics()
     joined(engine, database.topic("tn"))
     assert ops(engine, database.topic("tn")) == [("r", 1)]
+
+
+# --- what else may happen to a table ---
+
+EVENTFUL = """
+BEGIN; INSERT INTO t VALUES (1, 0); SAVEPOINT a; INSERT INTO t VALUES (2, 0); SAVEPOINT b; INSERT INTO t VALUES (3, 0);
+ROLLBACK TO b; INSERT INTO t VALUES (4, 0); ROLLBACK TO a; INSERT INTO t VALUES (5, 0); RELEASE a; COMMIT;
+BEGIN; INSERT INTO t VALUES (6, 0); PREPARE TRANSACTION '{name}_one'; INSERT INTO t VALUES (7, 0);
+BEGIN; INSERT INTO t VALUES (8, 0); PREPARE TRANSACTION '{name}_two'; ROLLBACK PREPARED '{name}_two';
+COMMIT PREPARED '{name}_one';
+SELECT pg_replication_origin_create('{name}'); SELECT pg_replication_origin_session_setup('{name}');
+INSERT INTO t VALUES (9, 0); SELECT pg_replication_origin_session_reset();
+CREATE TABLE taudit (id int PRIMARY KEY);
+CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO taudit VALUES (new.id), (new.id + 100)|
+RETURN new| END $$; CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); INSERT INTO t VALUES (10, 0);
+DROP TRIGGER g ON t; CREATE RULE r AS ON DELETE TO t WHERE old.id = 9 DO INSTEAD UPDATE t SET x = 9 WHERE id = 9;
+DELETE FROM t WHERE id >= 9
+"""
+
+
+def test_savepoints_prepared_transactions_origins_triggers_and_rules() -> None:
+    """Rows of a prepared transaction come when it is committed; those that are rolled back do not come."""
+    settings = {"max_prepared_transactions": "5", "wal_level": "logical", "fsync": "off"}
+    with postgres(settings=settings) as server:
+        database = CapturedDatabase.create(server, "eventful")
+        database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
+        log = MemoryLog()
+        source = database.source()
+        source.check(log)
+        engine = Engine(source, log)
+        source.start(log, engine.waker)
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            for statement in EVENTFUL.format(name=database.name).split(";"):
+                connection.execute(statement.replace("|", ";").encode())
+        engine.catch_up()
+        inserted = [("c", number) for number in (1, 5, 7, 6, 9, 10)]
+        assert ops(engine, database.topic()) == [*inserted, ("u", 9), ("d", 10)]
+        found = ops(engine, database.topic("taudit"))
+        assert sorted(number for _, number in found) == [10, 110]
+        database.drop()
+
+
+def test_a_replica_identity_that_changes(database: CapturedDatabase, capture: Capture) -> None:
+    """The old row of an update or delete has what the identity says at that moment; the key stays the table's."""
+    database.execute("ALTER TABLE t ADD y int NOT NULL DEFAULT 0; CREATE UNIQUE INDEX u ON t (y)")
+    engine = capture()
+    for number, identity in enumerate(("DEFAULT", "FULL", "USING INDEX u", "NOTHING", "DEFAULT", "FULL"), 1):
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute(f"ALTER TABLE t REPLICA IDENTITY {identity}".encode())
+            connection.execute("INSERT INTO t VALUES (%s, 1, %s)", [number, number])
+            if identity != "NOTHING":
+                connection.execute("UPDATE t SET x = 2 WHERE id = %s", [number])
+                connection.execute("DELETE FROM t WHERE id = %s", [number])
+    engine.catch_up()
+    found = []
+    for entry in engine.log.read_topic(database.topic(), limit=10_000):
+        assert (entry.records.schema.metadata or {})[b"headrace.key"] == b'["id"]'
+        found += [(chr(row["__op"]), row["id"], row["x"], row["y"]) for row in entry.records.to_pylist()]
+    deleted = {
+        "DEFAULT": lambda number: ("d", number, None, None),
+        "FULL": lambda number: ("d", number, 2, number),
+        "USING INDEX u": lambda number: ("d", None, None, number),
+    }
+    expected: list[tuple[Any, ...]] = []
+    for number, identity in enumerate(("DEFAULT", "FULL", "USING INDEX u", "NOTHING", "DEFAULT", "FULL"), 1):
+        expected.append(("c", number, 1, number))
+        if identity != "NOTHING":
+            expected += [("u", number, 2, number), deleted[identity](number)]
+    assert found == expected
+
+
+def test_several_changes_in_a_backlog_and_in_one_transaction(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    engine.source.stop()
+    script = """INSERT INTO t VALUES (2, 2); ALTER TABLE t ALTER x TYPE text; INSERT INTO t VALUES (3, 'three');
+        BEGIN; INSERT INTO t VALUES (4, 'four'); ALTER TABLE t ADD y date; INSERT INTO t VALUES (5, 'five', 'today');
+        ALTER TABLE t DROP x; INSERT INTO t VALUES (6, 'infinity'); TRUNCATE t; INSERT INTO t VALUES (7, NULL); COMMIT;
+        TRUNCATE t; ALTER TABLE t ALTER id TYPE numeric(30); INSERT INTO t VALUES (9223372036854775808, NULL)"""
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for statement in script.split(";"):
+            connection.execute(statement.encode())
+    engine = capture(engine.log)
+    engine.catch_up()
+    expected = [("c", 1), ("c", 2), ("c", 3), ("c", 4), ("c", 5), ("c", 6), ("t", None), ("c", 7), ("t", None)]
+    assert ops(engine, database.topic()) == [*expected, ("c", 9223372036854775808)]
+    check_order(engine)

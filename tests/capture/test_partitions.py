@@ -8,6 +8,7 @@ import pytest
 from tests.capture.conftest import Capture, CapturedDatabase, Engine
 
 from headrace.batch import Batch
+from headrace.capture.postgres import source as sources
 from headrace.errors import SourceRefused
 from headrace.inspect.debezium import event_lines
 from headrace.log.memory import MemoryLog
@@ -115,6 +116,94 @@ def test_a_partition_whose_updates_would_fail_is_named(database: CapturedDatabas
     with pytest.raises(SourceRefused, match=r"public.tp: partition public.tp_2024: its .* is NOTHING") as refused:
         database.source(tables=[r"public\.tp"]).check(MemoryLog())
     assert "ALTER TABLE public.tp_2024 REPLICA IDENTITY FULL" in str(refused.value.advice)
+
+
+# --- partitioned tables that join, and partitions that come and go ---
+
+
+def ids(engine: Engine, topic: str) -> list[tuple[str, object]]:
+    return [(str(op), number) for op, number, *_ in events(engine, topic)]
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the catalog more often than a user needs it."""
+    monkeypatch.setattr(sources, "_LOOK_S", 0.05)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_partitioned_table_joins(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture()
+    run(database, SCHEMA)
+    engine.catch_up()
+    topic = database.topic("tp")
+    assert sorted(ids(engine, topic)) == [("r", 1), ("r", 2), ("r", 3)]
+    run(
+        database,
+        """INSERT INTO tp VALUES (4, '2026-06-06', 'd'); UPDATE tp SET at = '2024-07-07' WHERE id = 2;
+        CREATE TABLE tp_2023 PARTITION OF tp FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+        INSERT INTO tp VALUES (5, '2023-01-01', 'new')""",
+    )
+    engine.catch_up()
+    assert ids(engine, topic)[3:] == [("c", 4), ("d", 2), ("c", 2), ("c", 5)]
+    assert [name for name in engine.log.topics() if not name.startswith("__")] == [topic]
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_partitions_with_rows_are_attached_and_detached(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture, stopped: bool
+) -> None:
+    """Attached, their table joins again, as no event has those rows; detached, their rows stay where they are."""
+    run(database, SCHEMA)
+    database.execute("CREATE TABLE tq (v text, at date NOT NULL, id int NOT NULL, PRIMARY KEY (id, at))")
+    database.execute("INSERT INTO tq VALUES ('q', '2023-01-01', 7)")
+    engine = capture()
+    topic = database.topic("tp")
+    if stopped:
+        engine.source.stop()
+    run(
+        database,
+        """INSERT INTO tq VALUES ('q', '2023-01-02', 8);
+        ALTER TABLE tp ATTACH PARTITION tq FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+        INSERT INTO tp VALUES (9, '2023-01-03', 'new')""",
+    )
+    if stopped:
+        engine = capture(engine.log)
+    engine.catch_up()
+    assert "public.tq is a partition of another captured table now" in caplog.text
+    assert "a partition was attached to table public.tp" in caplog.text
+    found = ids(engine, topic)
+    end = len(found) - 1 - found[::-1].index(("t", None))
+    again = sorted(found[end + 1 :])
+    assert [number for _, number in again] == [1, 2, 3, 7, 8, 9]
+    assert ids(engine, database.topic("tq")) == [("r", 7), ("c", 8)]
+    database.execute("ALTER TABLE tp DETACH PARTITION tq CONCURRENTLY")
+    database.execute("INSERT INTO tq VALUES ('alone', '2023-05-05', 10)")
+    database.execute("DROP TABLE tp_2024")
+    engine.catch_up()
+    engine.until(lambda: "a partition of table public.tp was detached or dropped" in caplog.text)
+    assert ids(engine, database.topic("tq"))[2:] == [("t", None), ("r", 7), ("r", 8), ("r", 9), ("r", 10)]
+    assert len(ids(engine, topic)) == len(found)
+    engine.source.stop()
+    engine = capture(engine.log)
+    database.execute("INSERT INTO tp VALUES (11, '2025-01-03', 'x')")
+    engine.catch_up()
+    assert ids(engine, topic)[len(found) :] == [("c", 11)]
+
+
+@pytest.mark.usefixtures("often")
+def test_tables_that_inherit_are_tables_of_their_own(database: CapturedDatabase, capture: Capture) -> None:
+    engine = capture()
+    database.execute("CREATE TABLE tparent (id int PRIMARY KEY); INSERT INTO tparent VALUES (1)")
+    database.execute(
+        "CREATE TABLE tchild (LIKE tparent INCLUDING ALL) INHERITS (tparent); INSERT INTO tchild VALUES (2)"
+    )
+    engine.catch_up()
+    database.execute("INSERT INTO tchild VALUES (3); UPDATE tparent SET id = id + 10; TRUNCATE ONLY tparent")
+    engine.catch_up()
+    assert engine.ids(database.topic("tparent")) == [1, 11, None]
+    assert engine.ids(database.topic("tchild")) == [2, 3, 12, 13]
 
 
 EVENTS = """

@@ -132,7 +132,9 @@ class Round:
         try:
             for _ in range(kills):
                 child = self.start()
-                until = time.monotonic() + self.chance.uniform(0.05, 1.2)
+                # Long enough, now and then, for tables to join.
+                longest = 1.2 if self.chance.random() < 0.7 else 4.0
+                until = time.monotonic() + self.chance.uniform(0.05, longest)
                 while child.is_alive() and time.monotonic() < until:
                     time.sleep(0.01)
                 assert child.exitcode is None, self.said(child)

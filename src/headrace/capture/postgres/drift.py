@@ -30,6 +30,8 @@ OPTIONS: Mapping[str, object] = {"puballtables": False, "pubviaroot": True, **di
 DROPPED = "dropped"
 UNPUBLISHED = "unpublished"
 ATTACHED = "attached"
+# It joins again at once: a partition was attached, with rows that it had before.
+GROWN = "grown"
 # Rows that still come are left out: it was not to be captured any more.
 NARROWED = "narrowed"
 
@@ -47,6 +49,7 @@ class Captured:
             (`headrace.capture.postgres.decode.Seen`).
         left: why it is captured no more; "" as long as it is.
         streamed: its changes are published; those of a partitioned table may be its partitions'.
+        partitions: OIDs of the tables that have its rows, where it is partitioned; None in logs made before.
     """
 
     oid: int
@@ -60,6 +63,7 @@ class Captured:
     since: int = 0
     left: str = ""
     streamed: bool = True
+    partitions: Sequence[int] | None = None
 
     @property
     def label(self) -> tuple[str, str]:
@@ -67,6 +71,11 @@ class Captured:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+
+def _captured(fields: dict[str, Any]) -> Captured:
+    parts = fields.pop("partitions", None)
+    return Captured(**fields, partitions=None if parts is None else tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,14 @@ class Began:
         )
         return replace(self, tables=tables)
 
+    def with_partitions(self, partitions: Mapping[int, tuple[int, ...]]) -> Began:
+        """Return it with other partitions of tables, by OID."""
+        tables = tuple(
+            replace(table, partitions=partitions[table.oid]) if table.oid in partitions else table
+            for table in self.tables
+        )
+        return replace(self, tables=tables)
+
     def to_json(self) -> bytes:
         """Return the record as it is stored."""
         return json.dumps(asdict(self), ensure_ascii=False).encode()
@@ -134,7 +151,7 @@ class Began:
         """
 
         def parse(fields: dict[str, Any]) -> Began:
-            tables = tuple(Captured(**table) for table in fields.pop("tables"))
+            tables = tuple(_captured(table) for table in fields.pop("tables"))
             return cls(tables=tables, **fields)
 
         return read_record(log, KIND, prefix, f"the tables of «{prefix}»", parse)
@@ -158,6 +175,8 @@ class There:
         publishable: it is a logged table.
         partitioned: its rows are those of its partitions.
         ancestors: OIDs of the partitioned tables that it is in.
+        partitions: OIDs of the tables that have its rows, each with whether it was attached, perhaps
+            with rows.
     """
 
     schema: str
@@ -166,6 +185,7 @@ class There:
     publishable: bool
     partitioned: bool
     ancestors: Sequence[int]
+    partitions: Sequence[tuple[int, bool]] = ()
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -217,9 +237,17 @@ class Look:
         assert self.row is not None
         none = Entry(0, None, None)
         found = [(table, self.entries.get(table[0], none)) for table in tables]
-        captured = tuple(Captured(*table, entry.oid, entry.columns, entry.row_filter) for table, entry in found)
+        captured = tuple(
+            Captured(*table, entry.oid, entry.columns, entry.row_filter, partitions=self.partitions(table[0]))
+            for table, entry in found
+        )
         row = self.row
         return Began(self.publication, int(row["oid"]), row["xmin"], str(row["pubowner"]), self.options, captured)
+
+    def partitions(self, oid: int) -> tuple[int, ...]:
+        """Return OIDs of the tables that have a table's rows, where it is partitioned."""
+        there = self.tables.get(oid)
+        return tuple(sorted(part for part, _ in there.partitions)) if there is not None else ()
 
     def snapshot_only(self, began: Began) -> Began:
         """Return it with those tables marked whose changes are not published under their own names."""
@@ -235,10 +263,21 @@ SELECT (SELECT to_jsonb(p) || jsonb_build_object('xmin', p.xmin::text) FROM pg_p
   {namespaces},
   (SELECT coalesce(jsonb_agg(jsonb_build_array(c.oid::bigint, n.nspname, c.relname, n.oid::bigint,
      pg_relation_is_publishable(c.oid), c.relkind = 'p',
-     ARRAY(SELECT a.relid::bigint FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid))), '[]')
+     ARRAY(SELECT a.relid::bigint FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid),
+     CASE WHEN c.relkind = 'p' THEN {partitions} ELSE '[]' END)), '[]')
    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p') AND (c.oid = ANY(%(oids)s) OR c.relname = ANY(%(names)s)))
 """
+# Not pg_partition_tree, which locks them. What is created as a partition has its type from the same transaction.
+_PARTITIONS = """(WITH RECURSIVE part AS (
+       SELECT i.inhrelid, l.relkind, t.xmin <> i.xmin AS attached
+       FROM pg_inherits i JOIN pg_class l ON l.oid = i.inhrelid JOIN pg_type t ON t.oid = l.reltype
+       WHERE i.inhparent = c.oid AND NOT i.inhdetachpending
+       UNION ALL
+       SELECT i.inhrelid, l.relkind, part.attached OR t.xmin <> i.xmin
+       FROM part JOIN pg_inherits i ON i.inhparent = part.inhrelid
+       JOIN pg_class l ON l.oid = i.inhrelid JOIN pg_type t ON t.oid = l.reltype WHERE NOT i.inhdetachpending)
+     SELECT coalesce(jsonb_agg(jsonb_build_array(inhrelid::bigint, attached)), '[]') FROM part WHERE relkind <> 'p')"""
 _NAMESPACES = """ARRAY(SELECT s.pnnspid::bigint FROM pg_publication_namespace s
    JOIN pg_publication p ON p.oid = s.pnpubid WHERE p.pubname = %(name)s)"""
 
@@ -247,7 +286,7 @@ def look(connection: SqlConnection, publication: str, *, oids: Sequence[int] = (
     """Read a publication and the tables that have one of these OIDs or plain names, all at one moment."""
     parameters = {"name": publication, "oids": list(oids), "names": list(names)}
     modern = connection.info.server_version >= 150000
-    query = _LOOK.format(namespaces=_NAMESPACES if modern else "ARRAY[]::bigint[]")
+    query = _LOOK.format(namespaces=_NAMESPACES if modern else "ARRAY[]::bigint[]", partitions=_PARTITIONS)
     row, entries, namespaces, tables = connection.execute(query.encode(), parameters).fetchone() or (None, [], [], [])
     return Look(
         publication,
@@ -344,6 +383,10 @@ def leaving(began: Began, now: Look, *, own: bool, by_name: bool = False) -> dic
         elif now.publishes(table.oid):
             if not own and table.entry and (entry is None or entry.oid != table.entry):
                 left[table.oid] = UNPUBLISHED  # and put back: what lies between is not sent
+            elif table.partitions is not None and any(
+                attached and part not in table.partitions for part, attached in there.partitions
+            ):
+                left[table.oid] = GROWN
         elif captured & set(there.ancestors) and now.row is not None and now.row.get("pubviaroot"):
             left[table.oid] = ATTACHED
         elif not own and now.row is not None:
@@ -364,10 +407,26 @@ def said(began: Began, now: Look, left: Mapping[int, str]) -> list[str]:
             texts.append(_farewell(table, left[table.oid]))
         elif there is not None and str(there) != str(table):
             texts.append(f"table {table} is called {there} now; its rows go on in the topic of {table}")
+        if there is not None and set(table.partitions or ()) - {part for part, _ in there.partitions}:
+            texts.append(f"a partition of table {table} was detached or dropped: its rows stay in the topic of {table}")
     return texts
 
 
+def repartitioned(began: Began, now: Look, left: Mapping[int, str]) -> dict[int, tuple[int, ...]]:
+    """Return tables whose partitions are others now, by OID, and which these are."""
+    found = {}
+    for table in began.active:
+        there = now.tables.get(table.oid)
+        if there is not None and there.partitioned and table.oid not in left:
+            parts = now.partitions(table.oid)
+            if table.partitions is None or tuple(table.partitions) != parts:
+                found[table.oid] = parts
+    return found
+
+
 def _farewell(table: Captured, why: str) -> str:
+    if why == GROWN:
+        return f"a partition was attached to table {table}, which joins again, with the rows that the partition had"
     what = {
         DROPPED: "was dropped",
         UNPUBLISHED: "is not in the publication any more",

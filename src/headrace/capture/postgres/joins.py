@@ -338,6 +338,7 @@ class Joins:
         self._again_at = 0.0
         self._refused: dict[int, str] = {}
         self._unreadable: set[int] = set()
+        self._unseen = False
         self.published: frozenset[int] = frozenset()
 
     @property
@@ -351,6 +352,11 @@ class Joins:
         return bool(self._published)
 
     @property
+    def unsettled(self) -> bool:
+        """Return whether there are such tables, or may be: nobody looks for others while some join."""
+        return self._unseen or self.pending
+
+    @property
     def handed_out(self) -> bool:
         """Return whether all rows of tables that join are handed out: what is stored next has them."""
         return bool(self._joined)
@@ -362,8 +368,9 @@ class Joins:
             psycopg.Error, SourceError: the server cannot be asked, or refuses.
         """
         with self._lock:
+            self._unseen = True
             if not self.pending and startup.began is not None:
-                new = self._new(connection, declared, startup.began, decoder)
+                new, all_seen = self._new(connection, declared, startup.began, decoder)
                 for table in new:
                     decoder.await_join(table.oid)
                 self.published |= {table.oid for table in new}
@@ -372,13 +379,14 @@ class Joins:
                         own = declared.own_publication
                         self._limit = publish(connection, declared.publication, new if own else ())
                 except psycopg.errors.UndefinedTable:
-                    new = []  # dropped since; the others are seen at the next look
+                    new, all_seen = [], False  # dropped since; the others are seen at the next look
                 if new:
                     if {table.label for table in new} & {table.label for table in startup.began.tables}:
                         # Rows of a topic's former life are to be in the log before.
                         self.after = max(self.after, catalog.insert_lsn(connection))
                     self._published, self.waiting = tuple(new), True
                     self._said_at = time.monotonic() + PATIENCE_S
+                self._unseen = not all_seen
             if self.waiting:
                 self.waiting = number(connection, "xmin") < self._limit
                 self._say(connection, declared.name)
@@ -394,12 +402,15 @@ class Joins:
         text = f"{names}: joins when transactions have ended that were open before: {who or 'nobody is seen'}"
         logger.warning("%s", text, extra=event("tables_wait", source=source))
 
-    def _new(self, connection: SqlConnection, declared: Declared, began: Began, decoder: Decoder) -> list[Table]:
+    def _new(
+        self, connection: SqlConnection, declared: Declared, began: Began, decoder: Decoder
+    ) -> tuple[list[Table], bool]:
+        """Return tables that can join, and whether these are all that there are now."""
         meant = declared.meant(connection) - {table.oid for table in began.active} - self._unreadable
         if meant and not declared.own_publication:
             meant = self._published_by_user(connection, declared, meant)
         if not meant:
-            return []
+            return [], True
         existing = catalog.all_tables(connection)
         publication = None if declared.own_publication else catalog.publication(connection, declared.publication)
         found = catalog.with_columns(connection, [table for table in existing if table.oid in meant], publication)
@@ -421,7 +432,7 @@ class Joins:
             else:
                 self._refused.pop(table.oid, None)
                 kept.append(table)
-        return kept
+        return kept, not dropped
 
     def _published_by_user(
         self, connection: SqlConnection, declared: Declared, meant: frozenset[int]
@@ -506,7 +517,7 @@ class Joins:
             for table in self._published if same else ():
                 self._unreadable.add(table.oid)
                 self._refuse(table.oid, str(table), error.message, declared.name)
-            self._published = ()
+            self._published, self._unseen = (), True
 
     # --- what the stream brings meanwhile ---
 

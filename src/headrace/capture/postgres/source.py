@@ -207,6 +207,7 @@ class PostgresSource:
         self._refused: SourceRefused | None = None
         self._said: set[str] = set()
         self._ending = threading.Event()
+        self._look_now = threading.Event()
         self._watching: threading.Thread | None = None
         self._binary = True
         self._open = False
@@ -695,6 +696,9 @@ class PostgresSource:
         self._began_stored = self._began_storing
         self._joins.stored(self._startup)
         self._snapshots.stored()
+        if self._joins.unsettled and not self._joins.pending:
+            self._look_now.set()
+        self._settle()
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
         self._stored_at = self._clock.monotonic()
@@ -729,8 +733,8 @@ class PostgresSource:
         with self._telling():
             until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)
-        # Rows of tables that join were committed before now, too.
-        self._short_of = until if self._joins.pending or not self._looked else None
+        if self._unsettled:
+            self._stop_short(until)
         self._wake.set()
         return until
 
@@ -744,8 +748,9 @@ class PostgresSource:
                     self._check_catalog(connection)
                     if self._watching is not None:
                         self._look_for_new(connection)
-                    if self._joins.pending or not self._looked or self._snapshots.pending:
+                    if self._unsettled or self._snapshots.pending:
                         # An end that nobody has seen yet: what is left out until they join may have passed this one.
+                        self._stop_short(lsn)
                         connection.execute(_FLUSH)
                         lsn = _insert_lsn(connection)
                     return Lsn(lsn)
@@ -783,12 +788,30 @@ class PostgresSource:
     @property
     def _come(self) -> Lsn:
         """Return the LSN before which everything is handed out, of tables that join and of snapshots too."""
-        come = int(self._received)
-        if self._short_of is not None and (self._joins.pending or not self._looked):
-            come = min(come, self._short_of - 1)
+        come, short_of = int(self._received), self._short_of
+        if short_of is not None and self._unsettled:
+            come = min(come, short_of - 1)
         if self._snapshots.pending:
             come = min(come, self._snapshots.asked_at)
         return Lsn(come)
+
+    @property
+    def _unsettled(self) -> bool:
+        """Return whether there are tables, or may be, that match and have not joined."""
+        return self._joins.unsettled or not self._looked
+
+    def _stop_short(self, lsn: int) -> None:
+        """Have nobody told that an LSN is reached before tables have joined, whose rows were committed before, too.
+
+        Several may wait: the first one's is what counts.
+        """
+        before = self._short_of
+        self._short_of = Lsn(lsn if before is None else min(before, lsn))
+
+    def _settle(self) -> None:
+        """Forget who waits for tables to join, where all have."""
+        if not self._unsettled:
+            self._short_of = None
 
     def measure(self) -> list[Measurement]:
         """Return what was received since the start, and what snapshots have read of each table."""
@@ -846,7 +869,7 @@ class PostgresSource:
         left = drift.leaving(began, now, own=own, by_name=by_name)
         for text in drift.said(began, now, left):
             self._say(text)
-        self._startup.leave(left)
+        self._startup.leave(left, drift.repartitioned(began, now, left))
 
     def _check_updates(self, connection: SqlConnection) -> None:
         """Say loudly when a table lost its replica identity: the user's own statements fail since then."""
@@ -863,7 +886,11 @@ class PostgresSource:
         """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
         connection: SqlConnection | None = None
         pause = 0.0
-        while not self._ending.wait(pause) and self._refused is None:
+        while True:
+            self._look_now.wait(pause)
+            self._look_now.clear()
+            if self._ending.is_set() or self._refused is not None:
+                break
             pause = _ACKNOWLEDGE_S if self._joins.waiting or not self._looked else _LOOK_S
             if self._connection.stream is None:
                 continue
@@ -874,6 +901,7 @@ class PostgresSource:
                 self._look_for_new(connection)
                 self._snapshots.visible(connection)
                 self._looked = True
+                self._settle()
                 self._wake.set()
                 self._check_updates(connection)
         if connection is not None:
@@ -900,6 +928,7 @@ class PostgresSource:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
         self._ending.set()
         self._heartbeats.stop()
+        self._look_now.set()
         self._joins.close()
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())

@@ -194,9 +194,11 @@ class Startup:
             self.began = self.began.with_tables(captured)
             self.tables = [*(table for table in self.tables if table.oid not in {t.oid for t in tables}), *tables]
 
-    def leave(self, left: Mapping[int, str]) -> None:
-        """Note tables that have left: why, by OID. From any thread."""
+    def leave(self, left: Mapping[int, str], partitions: Mapping[int, tuple[int, ...]]) -> None:
+        """Note tables that have left: why, by OID; and other partitions of those that have not. From any thread."""
         with self._lock:
+            if partitions and self.began is not None:
+                self.began = self.began.with_partitions(partitions)
             if left and self.began is not None:
                 self.began = self.began.without(left)
                 self.tables = [table for table in self.tables if table.oid not in left]
@@ -260,7 +262,8 @@ class Startup:
             checks.refuse(checks.nothing_matches(tables, declared.patterns, str(declared.server)))
         for text in drift.said(self.began, now, left):
             logger.warning("%s", text, extra=event("tables_left", source=declared.name))
-        self.began = self.began.without(left)
+        others = drift.repartitioned(self.began, now, left)
+        self.began = self.began.without(left).with_partitions(others)
         self.coming = (frozenset(now.entries) - {table.oid for table in self.began.active}) & meant
         return [table for table in tables if table.oid in staying]
 
