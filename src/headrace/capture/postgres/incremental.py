@@ -147,6 +147,12 @@ class IncrementalSnapshots:
         numbers = [number for (number,) in connection.execute(_AT_WORK).fetchall()]
         self._unseen.add(np.array(numbers, np.int64))
 
+    def again(self) -> None:
+        """Want all rows of all tables, from their beginning."""
+        wanted = tuple(Wanted("start", table.oid, str(table)) for table in self._tables() if table.key)
+        kept = tuple(one for one in self.progress.queue if one.request != "start")
+        self.progress = replace(self.progress, queue=(*kept, *wanted))
+
     @property
     def pending(self) -> bool:
         """Return whether rows will come that were asked for. From any thread."""

@@ -22,6 +22,7 @@ from headrace.capture.postgres.drift import Began, Look
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import SourceError, SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
@@ -45,6 +46,7 @@ class Declared:
         allow_failing_updates: tables may be published whose UPDATE and DELETE the server refuses from then on.
         debezium: properties of Debezium's connector by which its events are written; None where they are not.
         types: what the catalog said of types, once.
+        snapshots: how rows are read that are there already.
         makes_publication: a publication that is not there is made.
     """
 
@@ -65,6 +67,7 @@ class Declared:
     makes_publication: bool = True
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
+    snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
 
     def meant(self, connection: SqlConnection) -> frozenset[int]:
         """Return the OIDs of all tables that match now."""
@@ -106,10 +109,22 @@ class Startup:
         self._on_progress = on_progress
         self._rows: dict[str, int] = {}
         self._identity = Identity("", 0, "")
+        self._anew = False  # the log does not go on from its record
         self._claims_slot = False  # this log was making its slot when it was stopped
 
     def check(self, log: Log) -> None:
         """See `PostgresSource.check`."""
+        try:
+            self._check(log)
+        except slot_binding.Stranded as error:
+            if not self._declared.snapshots.when_needed or self._anew:
+                raise
+            text = f"{error.message}: the log begins anew, with a new slot and a new snapshot"
+            logger.warning("%s", text, extra=event("begins_anew", source=self._declared.name))
+            self._anew, self.began = True, None
+            self._check(log)
+
+    def _check(self, log: Log) -> None:
         declared, server = self._declared, self._declared.server
         known = self._record(log)
         self.resumes = known is not None
@@ -148,6 +163,8 @@ class Startup:
 
     def _record(self, log: Log) -> SourceRecord | None:
         """Return the record from which the capture goes on; None where it begins."""
+        if self._anew:
+            return None
         slot_binding.check_whole(log, self._declared.name)
         return SourceRecord.load(log, self._declared.name)
 
@@ -225,8 +242,10 @@ class Startup:
         check_rights(connection, server, self.tables, name, reads=reads, publishes=publishes)
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
-        """Return tables that models learn from first, then the others, each in name order."""
+        """Return tables that models learn from first, then the others, each in the order of names, or of rows."""
         first = {name.lower() for name in self._declared.first_tables}
+        if order := self._declared.snapshots.order:
+            tables = sorted(tables, key=lambda table: table.estimated_rows, reverse=order == "descending")
         return sorted(tables, key=lambda table: str(table).lower() not in first)
 
     def open(self, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
@@ -291,6 +310,7 @@ class Startup:
     def _begin_anew(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         """Drop our own slot, which has lost its snapshot where there is no record, and make it anew."""
         declared, server = self._declared, self._declared.server
+        self._delay(declared.snapshots.delay_s if declared.with_snapshot else 0.0, cancelled)
         if wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
             with server.translated(f"to drop slot «{declared.slot}»"):
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [declared.slot])
@@ -313,6 +333,13 @@ class Startup:
                 replication.close()
                 self.tables = snapshot.tables
                 return self._store_snapshot(snapshot, log, lsn)
+
+    def _delay(self, seconds: float, cancelled: Callable[[], bool]) -> None:
+        """Wait before a snapshot, where that is wanted."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not cancelled():
+            self.doing = f"waiting {left:.0f} s before the snapshot begins, as snapshot.delay.ms says"
+            time.sleep(min(left, 0.2))
 
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
         self._discard_staged(log)
@@ -339,7 +366,8 @@ class Startup:
 
     def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
         """Stage what the log is to have of the snapshot."""
-        stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report)
+        options = self._declared.snapshots
+        stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report, options=options)
 
     @staticmethod
     def _discard_staged(log: Log) -> None:
