@@ -20,7 +20,7 @@ def test_rows_of_some_tables_by_a_query(database: CapturedDatabase, capture: Cap
     engine = capture(snapshots=options)
     database.execute("INSERT INTO t2 VALUES (3, 'c'); INSERT INTO t VALUES (2, 2)")
     engine.catch_up()
-    assert [(one["op"], one["id"], one["v"]) for one in events(engine, database.topic("t2"))] == [
+    assert [(one["op"], one["id"], one["v"]) for one in events(engine.log, database.topic("t2"))] == [
         ("r", 2, "b!"),
         ("c", 3, "c"),
     ]

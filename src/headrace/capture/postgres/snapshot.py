@@ -54,6 +54,7 @@ class Snapshot:
     Attributes:
         tables: the same with their columns as of the snapshot.
         ts_us: the server's time when it was imported.
+        connection: one that has the snapshot.
 
     Raises:
         SnapshotStale: a table was rewritten between the slot's consistent point and the lock.
@@ -67,7 +68,7 @@ class Snapshot:
         self._name = name
         self._stack = contextlib.ExitStack()
         try:
-            connection = self._stack.enter_context(contextlib.closing(server.sql()))
+            connection = self.connection = self._stack.enter_context(contextlib.closing(server.sql()))
             with server.translated("to import the snapshot"):
                 self.tables, self.ts_us = self._lock(connection, tables, publication)
             with self._translated():
@@ -120,9 +121,13 @@ class Snapshot:
         Args:
             query: somebody's, read in the table's place.
         """
+        yield from self.read_query(select(table, query=query))
+
+    def read_query(self, query: str) -> Iterator[pa.RecordBatch]:
+        """Yield a query's rows, in batches of about 8 MB."""
         with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(select(table, query=query))
+            cursor.execute(query)
             yield from cursor.fetch_record_batch()
 
     @contextlib.contextmanager
@@ -351,6 +356,7 @@ def stage_snapshot(
     lsn: int,
     on_progress: OnProgress,
     options: SnapshotOptions | None = None,
+    tables: Sequence[Table] | None = None,
 ) -> int:
     """Stage all rows into the log, in slices of 100,000 rows of one table; return how many there were.
 
@@ -358,7 +364,7 @@ def stage_snapshot(
     """
     index, options = 0, options or SnapshotOptions()
     queries = dict(options.selects)
-    for table in snapshot.tables:
+    for table in snapshot.tables if tables is None else tables:
         if not options.reads(str(table)):
             continue
         converter = Converter(table, prefix, lsn=lsn, ts_us=snapshot.ts_us)
@@ -368,7 +374,7 @@ def stage_snapshot(
                 with log.transaction() as transaction:
                     transaction.next_slice()
                     for records in piece:
-                        _stage(transaction, converter, records, index)
+                        stage(transaction, converter, records, index)
                         index += records.num_rows
                 fault("snapshot.piece-staged")
                 on_progress(str(table), index - begin, max(index - begin, table.estimated_rows))
@@ -382,7 +388,8 @@ def read_ahead(snapshot: Snapshot, table: Table, query: str = "") -> ReadAhead[p
     return ReadAhead(lambda _: snapshot.read(table, query), "headrace-snapshot", depth=2)
 
 
-def _stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:
+def stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:
+    """Stage rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""
     rows, letters = converter.convert(records, index)
     if rows.num_rows:
         transaction.stage(converter.topic, rows)

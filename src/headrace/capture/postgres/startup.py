@@ -17,12 +17,23 @@ import psycopg
 from headrace.capture.base import KIND, Log
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
+from headrace.capture.postgres.chunk_key import Key
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
-from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
+from headrace.capture.postgres.snapshot import (
+    PIECE_ROWS,
+    Converter,
+    OnProgress,
+    Snapshot,
+    SnapshotStale,
+    stage,
+    stage_snapshot,
+)
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
+from headrace.capture.postgres.snapshot_progress import KIND as PROGRESS
+from headrace.capture.postgres.snapshot_progress import Progress, Wanted
 from headrace.errors import SourceError, SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
@@ -30,6 +41,8 @@ from headrace.position import parse_lsn
 
 logger = logging.getLogger("headrace")
 
+LARGE_BYTES = 256 << 20  # from a table of this size on, rows of a first snapshot are appended as they come
+_SIZES = "SELECT oid::bigint, pg_relation_size(oid) FROM pg_class WHERE oid = ANY(%s)"
 _SNAPSHOT_ATTEMPTS = 3
 _DUPLICATE = "42710"  # SQLSTATE duplicate_object
 
@@ -350,24 +363,88 @@ class Startup:
         named = ", ".join(tables) if len(tables) <= _NAMED_TABLES else f"{len(tables)} tables"
         text = f"{where}snapshot of {named} begins"
         logger.info("%s", text, extra=event("snapshot_begun", source=source, tables=tables))
+        large = self._large(snapshot)
         try:
-            self._stage(snapshot, log, lsn)
+            index = self._stage(snapshot, log, lsn, snapshot.tables[: len(snapshot.tables) - len(large)])
         except SourceError:
             self._discard_staged(log)
             raise
         fault("snapshot.before-publish")
-        new = self._put(log, self._new_record(lsn), publish=True)
+        queue = tuple(Wanted("first", t.oid, str(t), estimated=max(0, t.estimated_rows), first=True) for t in large)
+        progress = Progress(queue, lsn=lsn, index=index) if queue else None
+        new = self._put(log, self._new_record(lsn), publish=True, progress=progress)
         fault("snapshot.after-publish")
+        if progress is not None:
+            self._append_chunks(snapshot, log, lsn, large, progress)
         rows, seconds = sum(self._rows.values()), time.monotonic() - begun
         text = f"{where}snapshot ended, {rows:,} rows of {len(tables)} tables in {seconds:.1f} s"
         about = event("snapshot_ended", source=source, tables=tables, rows=rows, seconds=round(seconds, 3))
         logger.info("%s", text, extra=about)
         return new
 
-    def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
-        """Stage what the log is to have of the snapshot."""
-        options = self._declared.snapshots
-        stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report, options=options)
+    def _stage(self, snapshot: Snapshot, log: Log, lsn: int, tables: Sequence[Table]) -> int:
+        """Stage what the log is to have of tables at once; return how many rows that were."""
+        declared = self._declared
+        return stage_snapshot(
+            snapshot,
+            log,
+            prefix=declared.name,
+            lsn=lsn,
+            on_progress=self._report,
+            options=declared.snapshots,
+            tables=tables,
+        )
+
+    def _large(self, snapshot: Snapshot) -> Sequence[Table]:
+        """Return the last tables, from a large one on, whose rows are appended chunk by chunk, as all of them can be.
+
+        The others come at once, before them: the order of tables stays what it is. One without a key is one chunk.
+        """
+        options, tables = self._declared.snapshots, snapshot.tables
+        first = len(tables)
+        queries = dict(options.selects)
+        while first and options.reads(str(tables[first - 1])):
+            if tables[first - 1].partitioned or str(tables[first - 1]) in queries:
+                break
+            first -= 1
+        sizes = dict(snapshot.connection.execute(_SIZES, [[table.oid for table in tables[first:]]]).fetchall())
+        while first < len(tables) and sizes[tables[first].oid] < LARGE_BYTES:
+            first += 1
+        return tables[first:]
+
+    def _append_chunks(
+        self, snapshot: Snapshot, log: Log, lsn: int, tables: Sequence[Table], progress: Progress
+    ) -> None:
+        """Append the rows of tables in the order of their keys; how far that is, is stored with each chunk.
+
+        A start that is killed here is not begun anew: the rest is read beside the stream (`incremental`).
+        """
+        connection = snapshot.connection
+        for table in tables:
+            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us)
+            wanted = progress.queue[0]
+            key = Key.of(connection, table, wanted)
+            maximum = key.maximum(connection)
+            wanted = replace(wanted, maximum=maximum)
+            while maximum is not None and wanted.last != maximum:
+                end = key.end(connection, wanted, PIECE_ROWS) or maximum
+                with log.transaction() as transaction:
+                    transaction.next_slice()
+                    index = progress.index
+                    for records in snapshot.read_query(key.chunk(wanted, end)):
+                        stage(transaction, converter, records, index)
+                        index += records.num_rows
+                    transaction.publish()
+                    rows = wanted.rows + index - progress.index
+                    wanted = replace(wanted, last=end, rows=rows)
+                    progress = replace(progress.with_first(wanted), index=index)
+                    transaction.put(PROGRESS, self._declared.name, progress.to_json())
+                fault("snapshot.chunk")
+                self._report(str(table), rows, max(rows, table.estimated_rows))
+            progress = replace(progress, queue=progress.queue[1:])
+            with log.transaction() as transaction:
+                transaction.put(PROGRESS, self._declared.name, progress.to_json())
+            fault("snapshot.table")
 
     @staticmethod
     def _discard_staged(log: Log) -> None:
@@ -384,7 +461,9 @@ class Startup:
         names = tuple(sorted(".".join(table.label) for table in self.tables))
         return SourceRecord(self._identity, declared.slot, declared.publication, names, lsn, lsn, (0, 0))
 
-    def _put(self, log: Log, new: SourceRecord, *, publish: bool = False) -> SourceRecord:
+    def _put(
+        self, log: Log, new: SourceRecord, *, publish: bool = False, progress: Progress | None = None
+    ) -> SourceRecord:
         assert self.began is not None
         with log.transaction() as transaction:
             if publish:
@@ -394,6 +473,8 @@ class Startup:
             if self._declared.debezium is not None:
                 transaction.put(DEBEZIUM, self._declared.name, json.dumps(dict(self._declared.debezium)).encode())
             transaction.delete(slot_binding.RESYNC, self._declared.name)
+            if progress is not None:
+                transaction.put(PROGRESS, self._declared.name, progress.to_json())
         return new
 
 
