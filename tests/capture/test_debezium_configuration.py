@@ -15,6 +15,7 @@ from headrace.capture.debezium.explanation import Line, check, everything, expla
 from headrace.capture.debezium.expressions import expressions, python_expression
 from headrace.capture.debezium.options import dsn_of, options_of, tables_of
 from headrace.capture.debezium.properties import State
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import DeclarationError
 from headrace.formats.transforms.chain import problems
 from headrace.formats.transforms.conditions import check_expression
@@ -197,6 +198,34 @@ def test_what_a_provider_cannot_give(value: str, says: str) -> None:
     assert "database.password" in str(caught.value)
 
 
+def test_what_a_configuration_says_of_snapshots() -> None:
+    def of(**more: str) -> SnapshotOptions:
+        return options_of(Configuration({**ARTICLE, **named(more)}, "here")).snapshots
+
+    assert of() == SnapshotOptions(chunk_rows=1024)
+    assert of(snapshot_mode="initial_only").streams is False
+    assert of(snapshot_mode="When_Needed").when_needed and of(snapshot_mode="always").always
+    flags = {"snapshot.mode": "configuration_based", "snapshot.mode.configuration.based.start.stream": "true"}
+    options = options_of(Configuration({**ARTICLE, **flags}, "here"))
+    assert (options.snapshot, options.snapshots.streams) == ("never", True)
+    with pytest.raises(DeclarationError, match="captures nothing"):
+        of(snapshot_mode="configuration_based")
+    given = of(signal_data_collection="public.signals", snapshot_include_collection_list="public.A.*,x.y")
+    assert (given.signals, given.windows, given.reads("public.ab"), given.reads("public.b")) == (
+        *("public.signals", True),
+        *(True, False),
+    )
+    assert not of(signal_data_collection="public.signals", read_only="true").windows
+    where = {"snapshot.select.statement.overrides": "public.a", "snapshot.delay.ms": "1500"}
+    with pytest.raises(DeclarationError, match=r"overrides\.public\.a is not there"):
+        of(**where)
+    query = {"snapshot.select.statement.overrides.public.a": "SELECT * FROM public.a WHERE id > 1"}
+    given = options_of(Configuration({**ARTICLE, **where, **query}, "here")).snapshots
+    assert given.selects == (("public.a", "SELECT * FROM public.a WHERE id > 1"),) and given.delay_s == 1.5
+    tables = options_of(Configuration({**ARTICLE, "signal.data.collection": "x.signals"}, "here")).tables
+    assert any(re.fullmatch(table, "x.signals") for table in tables)
+
+
 # --- mistakes ---
 
 
@@ -253,7 +282,8 @@ def test_a_misspelt_parameter_of_the_database() -> None:
         ({"slot_drop_on_stop": "false"}, "done", "stays"),
         ({"slot_drop_on_stop": "true"}, "refused", "gap"),
         ({"snapshot_mode": "no_data"}, "done", "Nothing is read"),
-        ({"snapshot_mode": "when_needed"}, "not yet", "Not supported yet"),
+        ({"snapshot_mode": "when_needed"}, "done", "new slot"),
+        ({"signal_enabled_channels": "file"}, "not yet", "signal.data.collection only"),
         ({"publication_autocreate_mode": "no_tables"}, "refused", "captures nothing"),
         ({"slot_failover": "false"}, "done", "standbys keep it"),
         ({"slot_failover": "true"}, "done", "standbys keep it"),

@@ -16,14 +16,15 @@ from headrace.batch import Batch
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import SourceRefused
+from headrace.log.base import Log
 
 Event = dict[str, Any]
 
 
-def events(engine: Engine, topic: str) -> list[Event]:
+def events(log: Log, topic: str) -> list[Event]:
     """Every event of a topic, in order, with its op, and the old row's columns under ``before``."""
     found = []
-    for entry in engine.log.read_topic(topic, limit=10_000_000):
+    for entry in log.read_topic(topic, limit=10_000_000):
         batch = Batch(entry.records)
         before = batch.records.column("__before").to_pylist() if "__before" in batch.schema.names else None
         for place, row in enumerate(batch.rows.to_pylist()):
@@ -63,12 +64,12 @@ def test_rows_come_in_chunks_in_the_order_of_the_key(database: CapturedDatabase,
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine = capture(**small())
     assert want(engine, "public.t2")["tables"] == ["public.t2"]
-    found = events(engine, database.topic("t2"))
+    found = events(engine.log, database.topic("t2"))
     expected = [row[0] for row in database.execute("SELECT a FROM t2 ORDER BY b, a")]
     assert [event["a"] for event in found] == expected and {event["op"] for event in found} == {"r"}
     assert database.topic() not in engine.log.topics()
     want(engine, "public.t2", "b = 3 AND v <> ''")
-    assert [event["b"] for event in events(engine, database.topic("t2"))[11:]] == [3, 3, 3]
+    assert [event["b"] for event in events(engine.log, database.topic("t2"))[11:]] == [3, 3, 3]
     want(engine, "public.t")
     check_order(engine)
 
@@ -106,7 +107,7 @@ def test_newer_rows_win(database: CapturedDatabase, capture: Capture, identity: 
         stopped.set()
         writer.join()
     engine.catch_up()
-    found = events(engine, database.topic())
+    found = events(engine.log, database.topic())
     rows = [dict(zip(("id", "o", "v"), row, strict=True)) for row in database.execute("SELECT * FROM t")]
     assert replayed(found, name) == {row[name]: row for row in rows}
     assert sum(event["op"] == "r" for event in found) > 60
@@ -142,7 +143,7 @@ def test_what_was_streamed_and_is_not_visible_yet(database: CapturedDatabase, ca
 
     snapshots._reader._begin = blind_at_first
     want(engine, "public.t")
-    assert [event["op"] for event in events(engine, database.topic())] == ["u", "r"]
+    assert [event["op"] for event in events(engine.log, database.topic())] == ["u", "r"]
     assert len(begun) == 3, "the chunk, the chunk again, and that there are no more"
 
 
@@ -159,7 +160,7 @@ def test_a_stream_that_is_behind_comes_first(database: CapturedDatabase, capture
     database.execute("DELETE FROM t WHERE id = 2")
     engine.until(lambda: not snapshots.pending)
     engine.catch_up()
-    found = [(event["op"], event["id"], event["x"]) for event in events(engine, database.topic())]
+    found = [(event["op"], event["id"], event["x"]) for event in events(engine.log, database.topic())]
     assert [one for one in found if one[1] == 1] == [*(("u", 1, float(x)) for x in range(1, 6)), ("r", 1, 5.0)]
     assert [op for op, id_, _ in found if id_ == 2] in (["d"], ["r", "d"])
     check_order(engine)
@@ -202,7 +203,7 @@ def test_a_truncate_leaves_nothing_of_a_chunk(database: CapturedDatabase, captur
 
     engine.source._snapshots._reader._end = truncated
     want(engine, "public.t")
-    assert {event["op"] for event in events(engine, database.topic())} == {"t"}
+    assert {event["op"] for event in events(engine.log, database.topic())} == {"t"}
 
 
 def test_a_table_without_a_key(database: CapturedDatabase, capture: Capture) -> None:
@@ -214,10 +215,10 @@ def test_a_table_without_a_key(database: CapturedDatabase, capture: Capture) -> 
     with pytest.raises(SourceRefused, match="no table that is captured matches"):
         want(engine, "public.nothing")
     want(engine, "public.tk", surrogate="n")
-    found = [(event["n"], event["v"]) for event in events(engine, database.topic("tk"))]
+    found = [(event["n"], event["v"]) for event in events(engine.log, database.topic("tk"))]
     assert sorted(found, key=str) == sorted(map(tuple, database.execute("SELECT n, v FROM tk")), key=str)
     want(engine, "public.tk", surrogate="none")
-    assert len(events(engine, database.topic("tk"))) == 7
+    assert len(events(engine.log, database.topic("tk"))) == 7
 
 
 def test_hostile_keys_conditions_and_names(

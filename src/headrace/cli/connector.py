@@ -85,6 +85,8 @@ def capture_run(
     pipeline = connector_app(configuration, log, dsn=dsn)
     if not as_json and not as_lines():
         report(str(pipeline.plan()))
+    options = pipeline.plan().sources[0].snapshots
+    until_caught_up = until_caught_up or (options is not None and not options.streams)
     live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
     started: list[RunningPipeline] = []
 

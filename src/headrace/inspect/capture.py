@@ -10,6 +10,7 @@ from typing import Any, Literal
 from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.gaps import PassedGap, passed_gaps
 from headrace.capture.postgres.slot_binding import OWNER, SourceRecord, known_sources
+from headrace.capture.postgres.snapshot_progress import Progress as SnapshotProgress
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import DeclarationError, near
 from headrace.inspect.health import Status, read_status
@@ -102,7 +103,7 @@ def _status(log: Log, source: str, record: SourceRecord | None, status: Status) 
     if not status.runs:
         state: CaptureState = "stopped"
     else:
-        state = "snapshot" if record is None else "streaming"
+        state = "snapshot" if record is None or SnapshotProgress.load(log, source).begins else "streaming"
     topics = log.topics()
     lag = _gauge(status, "source_lag_seconds", source) if status.runs else None
     tables = _snapshotted(source, status) if record is None else _tables(log, source, record, topics, lag)

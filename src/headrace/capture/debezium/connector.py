@@ -569,17 +569,28 @@ TOPICS = (
 )
 
 _THREADS = harmless("Tables are read one after another by COPY, all of one moment.")
-_CONFIGURED = refused("The snapshot is taken whole or not at all: use snapshot.mode initial or no_data.")
+_CONFIGURED = done(
+    "With snapshot.data the rows that are there are read, with start.stream changes are captured after them; "
+    "snapshot.on.data.error begins anew, as when_needed does."
+)
 
 SNAPSHOTS = (
     Property(
         "snapshot.mode",
         Kind.WORD,
         "initial",
-        not_yet("The snapshot is initial or no_data."),
+        done("A new log begins with the rows that are there; one that went on before goes on."),
         {
-            "initial": done("A new log begins with the rows that are there; one that went on before goes on."),
+            "initial_only": done("A new log begins with the rows that are there; then the capture ends."),
             "no_data": done("Nothing is read: a new log begins where the slot stands."),
+            "when_needed": done(
+                "As initial; a log whose slot is gone or lost gets a new slot and all rows again. Nothing says which "
+                "were deleted meanwhile: «headrace capture resync» does."
+            ),
+            "always": done(
+                "As initial; at each later start an incremental snapshot of all tables with a primary key begins, "
+                "while the stream goes on."
+            ),
             "configuration_based": _CONFIGURED,
             "custom": _JAVA,
         },
@@ -629,10 +640,23 @@ SNAPSHOTS = (
         allowed=("select_all", "custom"),
     ),
     Property("snapshot.query.mode.custom.name", Kind.TEXT, None, _JAVA),
-    Property("snapshot.include.collection.list", Kind.REGEXES, None, not_yet("The snapshot has all captured tables.")),
-    Property("snapshot.select.statement.overrides", Kind.LIST, None, not_yet("The snapshot has all rows.")),
     Property(
-        "snapshot.select.statement.overrides.<schema.table>", Kind.TEXT, None, not_yet("The snapshot has all rows.")
+        "snapshot.include.collection.list",
+        Kind.REGEXES,
+        None,
+        done("Only rows of these tables are read when a log begins; of the others changes alone are captured."),
+    ),
+    Property(
+        "snapshot.select.statement.overrides",
+        Kind.LIST,
+        None,
+        done("Rows of these tables are read by a query when a log begins."),
+    ),
+    Property(
+        "snapshot.select.statement.overrides.<schema.table>",
+        Kind.TEXT,
+        None,
+        done("The query; it has the table's columns. Names of your own functions need their schema."),
     ),
     Property(
         "snapshot.lock.timeout.ms",
@@ -649,10 +673,11 @@ SNAPSHOTS = (
         "snapshot.tables.order.by.row.count",
         Kind.WORD,
         "disabled",
-        harmless("Tables are read in the order of their names, those that models learn from first."),
+        done("Tables are read in the order of their rows, as the server estimates them."),
+        {"disabled": done("Tables are read in the order of their names, those that models learn from first.")},
         allowed=("ascending", "descending", "disabled"),
     ),
-    Property("snapshot.delay.ms", Kind.MILLISECONDS, "0", refused("Start it later."), minimum=0),
+    Property("snapshot.delay.ms", Kind.MILLISECONDS, "0", done("The first snapshot begins so much later."), minimum=0),
     Property("streaming.delay.ms", Kind.MILLISECONDS, "0", refused("Start it later."), minimum=0),
     Property("internal.snapshot.scan.all.columns.force", Kind.BOOLEAN, "false", _JVM),
     Property(

@@ -114,7 +114,7 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         publication=configuration.get("publication.name") or (None if makes else DEFAULT_PUBLICATION),
         makes_publication=makes,
         failover=configuration.get("slot.failover").lower() == "true",
-        snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
+        snapshot="initial" if mode_of(configuration).reads else "never",
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
         events=tuple(events_of(configuration)),
@@ -130,12 +130,77 @@ def snapshots_of(configuration: Configuration) -> SnapshotOptions:
     >>> snapshots_of(Configuration({"signal.data.collection": "public.signals"}, "here")).windows
     True
     """
-    signals = configuration.get("signal.data.collection")
+    signals, mode = configuration.get("signal.data.collection"), mode_of(configuration)
+    included = configuration.get("snapshot.include.collection.list")
+    order = configuration.get("snapshot.tables.order.by.row.count", "disabled").lower()
     return SnapshotOptions(
         chunk_rows=int(configuration.get("incremental.snapshot.chunk.size", "1024")),
         signals=signals,
         windows=bool(signals) and configuration.get("read.only", "false").lower() != "true",
+        included=tuple(expressions(included)) if included else None,
+        selects=tuple(_selects(configuration)),
+        streams=mode.streams,
+        when_needed=mode.when_needed,
+        always=mode.always,
+        delay_s=int(configuration.get("snapshot.delay.ms", "0")) / 1000,
+        order="" if order == "disabled" else order,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMode:
+    """A connector's ``snapshot.mode``, by what it does."""
+
+    reads: bool = True
+    streams: bool = True
+    when_needed: bool = False
+    always: bool = False
+
+
+_MODES = {
+    "initial": SnapshotMode(),
+    "initial_only": SnapshotMode(streams=False),
+    "no_data": SnapshotMode(reads=False),
+    "never": SnapshotMode(reads=False),
+    "when_needed": SnapshotMode(when_needed=True),
+    "always": SnapshotMode(always=True),
+}
+_FLAG = "snapshot.mode.configuration.based."
+
+
+def mode_of(configuration: Configuration) -> SnapshotMode:
+    """Return what ``snapshot.mode`` says.
+
+    Raises:
+        DeclarationError: of its flags none says that anything is captured.
+    """
+    mode = configuration.get("snapshot.mode", "initial").lower()
+    if mode != "configuration_based":
+        return _MODES[mode]
+    flags = {
+        name: configuration.get(f"{_FLAG}{name}", "false").lower() == "true"
+        for name in ("snapshot.data", "start.stream", "snapshot.on.data.error")
+    }
+    if not flags["snapshot.data"] and not flags["start.stream"]:
+        raise DeclarationError(
+            "snapshot.mode=configuration_based captures nothing",
+            advice=f"Set {_FLAG}snapshot.data=true, {_FLAG}start.stream=true, or both.",
+        )
+    return SnapshotMode(flags["snapshot.data"], flags["start.stream"], flags["snapshot.on.data.error"])
+
+
+def _selects(configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """Yield tables whose rows a query of the user's gives to the snapshot.
+
+    Raises:
+        DeclarationError: a table is named, and its query is not there.
+    """
+    name = "snapshot.select.statement.overrides"
+    for table in listed(configuration.get(name, "")):
+        query = configuration.get(f"{name}.{table}", "")
+        if not query:
+            raise DeclarationError(f"{name} names {table}, and {name}.{table} is not there", advice="Give its SELECT.")
+        yield table, query
 
 
 def _with_signals(tables: tuple[str, ...], signals: str) -> tuple[str, ...]:

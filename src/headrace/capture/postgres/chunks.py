@@ -13,30 +13,25 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
 import psycopg
 import pyarrow as pa
 
 from headrace.capture.postgres import catalog
-from headrace.capture.postgres.catalog import SqlConnection, Table, quote
+from headrace.capture.postgres.catalog import SqlConnection, Table
+from headrace.capture.postgres.chunk_key import Key, Unreadable
 from headrace.capture.postgres.decode import Seen
-from headrace.capture.postgres.snapshot import SnapshotStale, connect_reader, literal, output, select, translate
+from headrace.capture.postgres.snapshot import SnapshotStale, connect_reader, translate
+from headrace.capture.postgres.snapshot_options import CHUNK_ROWS
 from headrace.capture.postgres.snapshot_progress import Ended, Progress, Wanted
-from headrace.capture.postgres.startup import Declared
-from headrace.errors import SourceError, SourceRefused, SourceUnavailable
+from headrace.errors import SourceError, SourceUnavailable
 from headrace.faults import fault
 
-# The operators by which a type is ordered may be in another schema than pg_catalog, where ours are looked for.
-_OPERATORS = """
-SELECT a.attname::text, coalesce((
-    SELECT quote_ident(n.nspname) FROM pg_opclass c JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
-    JOIN pg_namespace n ON n.oid = c.opcnamespace
-    WHERE c.opcdefault AND c.opcintype = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END), 'pg_catalog'),
-    a.attnotnull
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = %s AND a.attname = ANY(%s)
-"""
+if TYPE_CHECKING:
+    from headrace.capture.postgres.startup import Declared
+
 _REWRITTEN = """
 SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
     AND oid IN (SELECT %s::oid UNION SELECT relid FROM pg_partition_tree(%s))
@@ -119,7 +114,7 @@ class ChunkReader:
         if progress.window:
             self._close_window(sql, progress.window)
             progress = replace(progress, window="")
-        if progress.running:
+        if progress.running and not progress.queue[0].first:
             progress = replace(progress, window=self._open_window(sql))
         found: tuple[Table, tuple[pa.RecordBatch, ...]] | None = None
         ended: list[Ended] = []
@@ -130,9 +125,9 @@ class ChunkReader:
                 wanted, table = progress.queue[0], tables.get(progress.queue[0].oid)
                 try:
                     if table is None:
-                        raise _Unreadable("it is not captured any more")
+                        raise Unreadable("it is not captured any more")
                     progress, found, identity = self._of_table(sql, progress, wanted, table)
-                except _Unreadable as error:
+                except Unreadable as error:
                     progress = progress.done(str(error))
                 ended += progress.ended[-1:] if found is None else []
         finally:
@@ -154,21 +149,22 @@ class ChunkReader:
     ) -> tuple[Progress, tuple[Table, tuple[pa.RecordBatch, ...]] | None, tuple[str, ...]]:
         """Return what comes after the next chunk of a table, and the chunk; None where there is none."""
         table = self._looked_up(sql, table)
-        key = _Key.of(sql, table, wanted)
+        key = Key.of(sql, table, wanted)
         maximum = wanted.maximum
         if maximum is None:
             maximum = key.maximum(sql)
             if maximum is None:
                 return progress.done(), None, ()
             wanted = replace(wanted, maximum=maximum, estimated=max(0, table.estimated_rows))
-            progress = progress.first(wanted)
-        end = key.end(sql, wanted, self._chunk_rows) or maximum
+            progress = progress.with_first(wanted)
+        rows = CHUNK_ROWS if wanted.first else self._chunk_rows
+        end = key.end(sql, wanted, rows) or maximum
         batches = self._copied(key.chunk(wanted, end)) if wanted.last != maximum else ()
         rows = sum(batch.num_rows for batch in batches)
         if not rows:
             return progress.done(), None, ()
         fault("chunk.read")
-        progress = progress.first(replace(wanted, last=end, rows=wanted.rows + rows))
+        progress = progress.with_first(replace(wanted, last=end, rows=wanted.rows + rows))
         told = catalog.identities(sql, [table])[table.oid]
         names = [column.name for column in table.columns]
         whole = tuple(names) if not table.key else table.key
@@ -178,7 +174,7 @@ class ChunkReader:
         """Return the table as the snapshot has it; it cannot be rewritten until the transaction ends."""
         named = sql.execute(_NAMED, [table.oid]).fetchone()
         if named is None:
-            raise _Unreadable("it was dropped")
+            raise Unreadable("it was dropped")
         label = table.label
         schema, name, identity, rows = named
         table = replace(
@@ -255,101 +251,3 @@ class ChunkReader:
         self._reader = None
         if self._sql is not None:
             self._sql.close()
-
-
-class _Unreadable(Exception):
-    """A table cannot be read in chunks; the message says why."""
-
-
-@dataclass(frozen=True)
-class _Key:
-    """The columns by which a table is read in chunks, and the rows that are wanted of it.
-
-    Attributes:
-        schemas: of the operators that order each column.
-        nullable: rows may have none; they come with the first chunk.
-    """
-
-    table: Table
-    columns: tuple[str, ...]
-    schemas: tuple[str, ...]
-    nullable: bool
-    condition: str
-
-    @classmethod
-    def of(cls, sql: SqlConnection, table: Table, wanted: Wanted) -> _Key:
-        columns = (wanted.surrogate,) if wanted.surrogate else table.key
-        if not columns:
-            raise _Unreadable("it has no primary key by which it could be read in chunks; a surrogate key can be named")
-        about = {name: rest for name, *rest in sql.execute(_OPERATORS, [table.oid, list(columns)])}
-        missing = [name for name in columns if name not in about or name not in {c.name for c in table.columns}]
-        if missing:
-            raise _Unreadable(f"it has no column «{missing[0]}» that is captured")
-        conditions = [f"({text})" for text in (table.row_filter, wanted.where) if text]
-        schemas = tuple(about[name][0] for name in columns)
-        nullable = bool(wanted.surrogate) and not about[wanted.surrogate][1]
-        return cls(table, columns, schemas, nullable, " AND ".join(conditions))
-
-    @property
-    def _texts(self) -> str:
-        """Return the key's columns as text."""
-        by_name = {column.name: column for column in self.table.columns}
-        return ", ".join(output(by_name[name]) for name in self.columns)
-
-    def _order(self, direction: str = "") -> str:
-        return ", ".join(f"{quote(name)}{direction}" for name in self.columns)
-
-    def compare(self, operator: str, bound: Sequence[str]) -> str:
-        """Return SQL that compares the key with a bound."""
-        if set(self.schemas) == {"pg_catalog"}:
-            names, values = ", ".join(map(quote, self.columns)), ", ".join(map(literal, bound))
-            return f"({names}) {operator} ({values})" if len(bound) > 1 else f"{names} {operator} {values}"
-        strict, found = operator[0], ""
-        for place in reversed(range(len(bound))):
-            schema, name, value = self.schemas[place], quote(self.columns[place]), literal(bound[place])
-            last = place == len(bound) - 1
-            this = f"{name} OPERATOR({schema}.{operator if last else strict}) {value}"
-            found = f"({this} OR ({name} OPERATOR({schema}.=) {value} AND {found}))" if found else this
-        return found
-
-    def _where(self, *comparisons: str) -> str:
-        """Return the WHERE of rows that are wanted; with NULL keys where nothing bounds it from below."""
-        found = [text for text in (self.condition, *comparisons) if text]
-        return f" WHERE {' AND '.join(found)}" if found else ""
-
-    def maximum(self, sql: SqlConnection) -> tuple[str, ...] | None:
-        """Return the greatest key; None where there is none."""
-        known = f"{quote(self.columns[0])} IS NOT NULL" if self.nullable else ""
-        return self._one(sql, f"{self._where(known)} ORDER BY {self._order(' DESC')} LIMIT 1")
-
-    def end(self, sql: SqlConnection, wanted: Wanted, rows: int) -> tuple[str, ...] | None:
-        """Return the key of a chunk's last row; None where there are no more rows than those of one chunk."""
-        assert wanted.maximum is not None
-        above = self.compare(">", wanted.last) if wanted.last is not None else ""
-        where = self._where(above, self.compare("<=", wanted.maximum))
-        return self._one(sql, f"{where} ORDER BY {self._order()} OFFSET {rows - 1} LIMIT 1")
-
-    def chunk(self, wanted: Wanted, end: Sequence[str]) -> str:
-        """Return the query of a chunk's rows."""
-        until = self.compare("<=", end)
-        if wanted.last is not None:
-            bounds = [self.compare(">", wanted.last), until]
-        else:
-            bounds = [f"({until} OR {quote(self.columns[0])} IS NULL)" if self.nullable else until]
-        chosen = replace(self.table, row_filter=" AND ".join([*filter(None, [self.condition]), *bounds]))
-        return f"{select(chosen)} ORDER BY {self._order()}"
-
-    def _one(self, sql: SqlConnection, rest: str) -> tuple[str, ...] | None:
-        query = f"SELECT {self._texts} FROM {self.table.only_sql}{rest}"
-        try:
-            # The extended protocol takes one statement only, whatever a condition that somebody wrote has in it.
-            row = sql.execute(query.encode(), binary=True).fetchone()
-        except psycopg.Error as error:
-            if isinstance(error, psycopg.OperationalError):
-                raise
-            raise SourceRefused(
-                f"PostgreSQL refuses a chunk of table {self.table}: {error.diag.message_primary or error}",
-                advice="Look at the snapshot's condition: it is SQL over the table's columns, and functions need the "
-                "name of their schema.",
-            ) from error
-        return None if row is None else tuple(str(value) for value in row)

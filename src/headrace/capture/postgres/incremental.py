@@ -139,13 +139,26 @@ class IncrementalSnapshots:
         self._not_before = 0.0
         self._asked: list[tuple[tuple[Wanted, ...], Reply]] = []
         self._said = ""
+        self._log: Log = None  # type: ignore[assignment]  # set by `load`, before anything else
+        self._scanned: dict[str, tuple[int, list[list[pa.Array] | None]]] = {}
 
     def load(self, log: Log, connection: SqlConnection, *, at: int) -> None:
         """Go on where the log, which ends at an LSN, says that snapshots are; note who is at work on the server."""
         self.asked_at = at
+        self._log = log
         self.progress = self._stored = self._storing = Progress.load(log, self._declared.name)
+        if any(wanted.first and wanted.since < 0 for wanted in self.progress.queue):
+            self.progress = replace(self.progress, queue=tuple(map(self._resumed, self.progress.queue)))
         numbers = [number for (number,) in connection.execute(_AT_WORK).fetchall()]
         self._unseen.add(np.array(numbers, np.int64))
+
+    def again(self) -> None:
+        """Want all rows of all tables, from their beginning."""
+        if self.progress.begins:
+            return
+        wanted = tuple(Wanted("start", table.oid, str(table)) for table in self._tables() if table.key)
+        kept = tuple(one for one in self.progress.queue if one.request != "start")
+        self.progress = replace(self.progress, queue=(*kept, *wanted))
 
     @property
     def pending(self) -> bool:
@@ -163,6 +176,14 @@ class IncrementalSnapshots:
         about = f" of about {first.estimated:,}" if first.estimated >= first.rows > 0 and not first.where else ""
         paused = "paused " if progress.paused else ""
         return f"{paused}incremental snapshot of {first.table}: {first.rows:,}{about} rows{more}"
+
+    def _resumed(self, wanted: Wanted) -> Wanted:
+        """Return a table of a first snapshot that was killed, as it goes on beside the stream, which has not begun."""
+        if not wanted.first or wanted.since >= 0:
+            return wanted
+        table = next((table for table in self._tables() if table.oid == wanted.oid), None)
+        held = self._log.topics().get(self._topic(table)) if table is not None else None
+        return replace(wanted, since=held.end if held is not None else 0)
 
     # --- requests ---
 
@@ -351,10 +372,12 @@ class IncrementalSnapshots:
                 index += records.num_rows
                 rows.append(converted)
                 letters += [(f"{converter.topic}.dlq", dead)] if dead is not None else []
-            kept = self._newest(chunk, converter.topic, rows)
+            wanted = chunk.progress.queue[0]
+            kept = self._newest(chunk, converter.topic, rows, wanted)
             if kept is None:
                 return []
-            batches = [(converter.topic, _marked(some)) for some in kept if some.num_rows]
+            shown = [Batch(some) if wanted.first else _marked(some) for some in kept if some.num_rows]
+            batches = [(converter.topic, some) for some in shown]
         self._forget()
         self.progress = replace(progress, lsn=lsn, index=index)
         self.at = int(at) if batches or letters else self.at
@@ -368,7 +391,9 @@ class IncrementalSnapshots:
             about = event("snapshot_ended", source=self._declared.name, tables=[ended.table], rows=ended.rows)
             logger.log(logging.WARNING if ended.reason else logging.INFO, "%s", text, extra=about)
 
-    def _newest(self, chunk: Chunk, topic: str, rows: list[pa.RecordBatch]) -> list[pa.RecordBatch] | None:
+    def _newest(
+        self, chunk: Chunk, topic: str, rows: list[pa.RecordBatch], wanted: Wanted
+    ) -> list[pa.RecordBatch] | None:
         """Return the rows without those that later transactions changed; None where that cannot be told."""
         later = []
         for noted in self._noted:
@@ -381,15 +406,32 @@ class IncrementalSnapshots:
         if any(int(batch.op[0]) == OPS["t"] for batch, _ in later):
             return []
         olds = [_old_rows(batch, unseen, chunk.identity) for batch, unseen in later]
-        if not olds:
-            return rows
-        own = [[some.column(name) for some in rows] for name in chunk.identity]
-        if any(old is None or [c.type for c in old] != [c[0].type for c in own] for old in olds):
+        gone = _superseded(rows, chunk.identity, olds)
+        if wanted.first and gone is not None:
+            assert chunk.table is not None
+            names = chunk.table.key or chunk.identity
+            inserted = _superseded(rows, names, self._inserted(topic, wanted.since, names))
+            gone = None if inserted is None else gone | inserted
+        if gone is None:
             return None
-        known = [old for old in olds if old is not None]
-        keep = ~_superseded(own, known)
+        keep = ~gone
         starts = np.cumsum([0, *(some.num_rows for some in rows)])
         return [some.filter(pa.array(keep[starts[i] : starts[i + 1]])) for i, some in enumerate(rows)]
+
+    def _inserted(self, topic: str, since: int, names: Sequence[str]) -> list[list[pa.Array] | None]:
+        """Return the keys of rows that were inserted since a first snapshot began: the log has them."""
+        offset, found = self._scanned.get(topic, (since, []))
+        while topic in self._log.topics() and (entries := self._log.read_topic(topic, offset=offset)):
+            for entry in entries:
+                batch = Batch(entry.records)
+                offset = entry.offset + batch.num_rows
+                inserted = batch.op == OPS["c"]
+                if inserted.any():
+                    some = batch.records.filter(pa.array(inserted))
+                    there = set(names) <= set(some.schema.names)
+                    found.append([some.column(name) for name in names] if there else None)
+        self._scanned[topic] = (offset, found)
+        return found
 
     # --- storing ---
 
@@ -455,14 +497,26 @@ def _chosen(given: pa.Array, old: pa.Array, new: pa.Array) -> pa.Array:
     return pa.concat_arrays([old, new]).take(pa.array(at))
 
 
-def _superseded(rows: Sequence[Sequence[pa.Array]], olds: Sequence[Sequence[pa.Array]]) -> Mask:
+def _superseded(
+    rows: Sequence[pa.RecordBatch], names: Sequence[str], olds: Sequence[list[pa.Array] | None]
+) -> Mask | None:
     """Return which rows were changed later: as many of equal ones as there are old rows equal to them.
 
-    >>> _superseded([[pa.array([1, 2, 2, 3])]], [[pa.array([2, 7])]]).tolist()
+    None where they cannot be compared.
+
+    >>> rows = pa.record_batch({"id": [1, 2, 2, 3]})
+    >>> _superseded([rows], ["id"], [[pa.array([2, 7])]]).tolist()
     [False, True, False, False]
     """
-    n = sum(len(part) for part in rows[0])
-    together = [pa.concat_arrays([*own, *(old[place] for old in olds)]) for place, own in enumerate(map(list, rows))]
+    n = sum(some.num_rows for some in rows)
+    own = [[some.column(name) for some in rows] for name in names]
+    if not olds:
+        return np.zeros(n, bool)
+    if any(old is None or [c.type for c in old] != [c[0].type for c in own] for old in olds):
+        return None
+    together = [
+        pa.concat_arrays([*part, *(old[place] for old in olds if old is not None)]) for place, part in enumerate(own)
+    ]
     codes = coded(together)
     mine, theirs = codes[:n], codes[n:]
     times = np.bincount(theirs, minlength=int(codes.max(initial=-1)) + 1)

@@ -265,9 +265,14 @@ class Resync(Startup):
             passed = PassedGap.of(gap, reason=reason, until=new.acknowledged, handled=self._handled)
             transaction.put(gaps.KIND, self._declared.name, with_gap(log, self._declared.name, passed))
 
-    def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
+    def _stage(self, snapshot: Snapshot, log: Log, lsn: int, tables: Sequence[Table]) -> int:
         """Stage what differs, of all tables: one transaction of the source, at the snapshot's position."""
         self._compare(snapshot, log, lsn, _Staging)
+        return 0
+
+    def _large(self, snapshot: Snapshot) -> Sequence[Table]:
+        """Return no tables: what differs is appended at once."""
+        return ()
 
     def _compare(self, snapshot: Snapshot, log: Log, lsn: int, staging: type[_Staging]) -> None:
         self.compared = []

@@ -26,6 +26,7 @@ from headrace.capture.postgres import catalog, types, values
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Server, without_timeout
 from headrace.capture.postgres.facts import Types
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.table import nans, plain_json
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
@@ -57,6 +58,7 @@ class Snapshot:
         tables: the same with their columns as of the snapshot; for Debezium's events with generated ones too.
         streamed: the same with the columns that the stream has.
         ts_us: the server's time when it was imported.
+        connection: one that has the snapshot.
 
     Raises:
         SnapshotStale: a table was rewritten or renamed between the slot's consistent point and the lock, or is locked.
@@ -78,7 +80,7 @@ class Snapshot:
         self._name = name
         self._stack = contextlib.ExitStack()
         try:
-            connection = self._stack.enter_context(contextlib.closing(server.sql()))
+            connection = self.connection = self._stack.enter_context(contextlib.closing(server.sql()))
             with server.translated("to import the snapshot"):
                 self.tables, self.streamed, self.ts_us = self._lock(connection, tables, publication)
             with self._translated():
@@ -140,11 +142,19 @@ class Snapshot:
                 cursor.execute(statement)
         return connection
 
-    def read(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """Yield the table's rows as the columns of `select` give them, in batches of about 8 MB."""
+    def read(self, table: Table, query: str = "") -> Iterator[pa.RecordBatch]:
+        """Yield a table's rows as the columns of `select` give them, in batches of about 8 MB.
+
+        Args:
+            query: somebody's, read in the table's place.
+        """
+        yield from self.read_query(select(table, partitions=table.whole, query=query))
+
+    def read_query(self, query: str) -> Iterator[pa.RecordBatch]:
+        """Yield a query's rows, in batches of about 8 MB."""
         with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(select(table, partitions=table.whole))
+            cursor.execute(query)
             yield from cursor.fetch_record_batch()
 
     @contextlib.contextmanager
@@ -203,11 +213,12 @@ def read_table(dsn: str, schema: str, name: str) -> pa.Table:
     return pa.Table.from_batches([Batch(records).rows for records in batches], converter.rows_schema)
 
 
-def select(table: Table, *, partitions: bool = False) -> str:
+def select(table: Table, *, partitions: bool = False, query: str = "") -> str:
     """Return the query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any.
 
     Args:
         partitions: those of its partitions, and of tables that inherit from it, too.
+        query: read in the table's place; it has the table's columns.
     """
     columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
     refused = {column.name: test for column in table.columns if (test := _refusal(column))}
@@ -218,7 +229,8 @@ def select(table: Table, *, partitions: bool = False) -> str:
         tests = " OR ".join(refused.values())
         columns.append(f"CASE WHEN {tests} THEN json_object(ARRAY[{names}], ARRAY[{texts}])::text END AS {_DEAD}")
     where = f" WHERE {table.row_filter}" if table.row_filter else ""
-    return f"SELECT {', '.join(columns)} FROM {table.sql if partitions else table.only_sql}{where}"
+    read = f"({query.strip().rstrip(';')}\n) AS q" if query else table.sql if partitions else table.only_sql
+    return f"SELECT {', '.join(columns)} FROM {read}{where}"
 
 
 def _expression(column: Column) -> str:
@@ -390,21 +402,33 @@ def _fitting(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(column), kind)
 
 
-def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_progress: OnProgress) -> int:
+def stage_snapshot(
+    snapshot: Snapshot,
+    log: Log,
+    *,
+    prefix: str,
+    lsn: int,
+    on_progress: OnProgress,
+    options: SnapshotOptions | None = None,
+    tables: Sequence[Table] | None = None,
+) -> int:
     """Stage all rows into the log, in slices of 100,000 rows of one table; return how many there were.
 
     What is staged becomes visible when the caller publishes it, in the same transaction as the source's record.
     """
-    index = 0
-    for table in snapshot.tables:
+    index, options = 0, options or SnapshotOptions()
+    queries = dict(options.selects)
+    for table in snapshot.tables if tables is None else tables:
+        if not options.reads(str(table)):
+            continue
         converter = Converter(table, prefix, lsn=lsn, ts_us=snapshot.ts_us)
         begin = index
-        with contextlib.closing(read_ahead(snapshot, table)) as batches:
+        with contextlib.closing(read_ahead(snapshot, table, queries.get(str(table), ""))) as batches:
             for piece in pieces(iter(batches)):
                 with log.transaction() as transaction:
                     transaction.next_slice()
                     for records in piece:
-                        _stage(transaction, converter, records, index)
+                        stage(transaction, converter, records, index)
                         index += records.num_rows
                 fault("snapshot.piece-staged")
                 on_progress(str(table), index - begin, max(index - begin, table.estimated_rows))
@@ -413,12 +437,13 @@ def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_pr
     return index
 
 
-def read_ahead(snapshot: Snapshot, table: Table) -> ReadAhead[pa.RecordBatch]:
-    """Read a table's rows in a thread, two batches ahead."""
-    return ReadAhead(lambda _: snapshot.read(table), "headrace-snapshot", depth=2)
+def read_ahead(snapshot: Snapshot, table: Table, query: str = "") -> ReadAhead[pa.RecordBatch]:
+    """Read a table's rows, or a query's in its place, in a thread, two batches ahead."""
+    return ReadAhead(lambda _: snapshot.read(table, query), "headrace-snapshot", depth=2)
 
 
-def _stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:
+def stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:
+    """Stage rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""
     rows, letters = converter.convert(records, index)
     if rows.num_rows:
         transaction.stage(converter.topic, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 CHUNK_ROWS = 50_000
@@ -16,9 +17,31 @@ class SnapshotOptions:
     Attributes:
         chunk_rows: of an incremental snapshot: rows of a chunk (``incremental.snapshot.chunk.size``).
         signals: ``schema.table`` whose inserted rows are signals (``signal.data.collection``); "" for none.
+        included: patterns of the tables whose rows a first snapshot reads; None for all.
+        selects: (``schema.table``, query): read in place of the table by a first snapshot.
+        streams: changes are captured after the first snapshot; without it the capture ends there.
+        when_needed: a log that cannot go on from its slot begins with a new slot, and a new snapshot.
+        always: rows are read at each start, by an incremental snapshot where the log goes on.
+        delay_s: a first snapshot begins so much later.
+        order: tables are read in the order of their rows: ``ascending`` or ``descending``; "": of their names.
         windows: each chunk is enclosed by two rows that are inserted into that table, as Debezium does.
     """
 
     chunk_rows: int = CHUNK_ROWS
     signals: str = ""
     windows: bool = False
+    included: tuple[str, ...] | None = None
+    selects: tuple[tuple[str, str], ...] = ()
+    streams: bool = True
+    when_needed: bool = False
+    always: bool = False
+    delay_s: float = 0.0
+    order: str = ""
+
+    def reads(self, table: str) -> bool:
+        """Return whether a first snapshot reads a table.
+
+        >>> SnapshotOptions(included=("public[.]a.*",)).reads("public.b")
+        False
+        """
+        return self.included is None or any(re.fullmatch(one, table, re.IGNORECASE) for one in self.included)

@@ -28,6 +28,8 @@ class Wanted:
         last: the key up to which it was read, as text; None at its beginning.
         maximum: the greatest key when it began; None before.
         rows: that were read; ``estimated``: as the catalog guessed when it began.
+        first: they are rows of the first snapshot, which was begun in the slot's own and goes on beside the stream.
+        since: of these: the offset in the table's topic from which on it has rows of the stream; -1 while not known.
     """
 
     request: str
@@ -39,6 +41,8 @@ class Wanted:
     maximum: tuple[str, ...] | None = None
     rows: int = 0
     estimated: int = 0
+    first: bool = False
+    since: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,12 @@ class Progress:
         """Return whether there is something to do: a chunk to read, or a window to be closed."""
         return self.running or bool(self.window)
 
-    def first(self, wanted: Wanted) -> Progress:
+    @property
+    def begins(self) -> bool:
+        """Return whether rows of the first snapshot are still to come."""
+        return any(wanted.first for wanted in self.queue)
+
+    def with_first(self, wanted: Wanted) -> Progress:
         """Return it with the first table as it is now."""
         return replace(self, queue=(wanted, *self.queue[1:]))
 

@@ -173,6 +173,7 @@ class PostgresSource:
             debezium=debezium,
             makes_publication=makes_publication,
             failover=failover,
+            snapshots=snapshots or SnapshotOptions(),
         )
         self._on_gap = on_gap
         self._read_rows: dict[str, int] = {}
@@ -183,7 +184,6 @@ class PostgresSource:
 
         self._on_progress = noted
         self._startup = Startup(self._declared, self._on_progress)
-        self._snapshot_options = snapshots or SnapshotOptions()
         self._max_open_rows = max_open_rows
         self._messages = _logical_messages(prefix, tuple(messages), described=debezium is not None)
         self._clock = clock or SystemClock()
@@ -224,7 +224,7 @@ class PostgresSource:
     def _incremental(self) -> IncrementalSnapshots:
         return IncrementalSnapshots(
             self._declared,
-            self._snapshot_options,
+            self._declared.snapshots,
             tables=lambda: self._startup.tables,
             end=self._beyond_joins,
             wake=self._wake.set,
@@ -365,6 +365,7 @@ class PostgresSource:
             raise
 
     def _start(self, log: Log, cancelled: Callable[[], bool]) -> None:
+        resumed = SourceRecord.load(log, self.name) is not None
         known = self._startup.open(log, cancelled)
         self._set_record(known)
         # From here on our connections are called by the log, so that another one sees whose the slot is.
@@ -374,6 +375,8 @@ class PostgresSource:
         self._snapshots = self._incremental()
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self._snapshots.load(log, connection, at=known.acknowledged)
+        if resumed and self._declared.snapshots.always:
+            self._snapshots.again()
         assert self._startup.began is not None
         self._began_stored = self._startup.began
         joined = [table for table in self._startup.began.tables if table.seen is not None]
@@ -397,6 +400,10 @@ class PostgresSource:
             self._wake.set,
         )
         self._binary = all(table.binary for table in self._startup.tables)
+        if not self._declared.snapshots.streams:
+            self._startup.done()
+            self._looked = True
+            return
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
         self._watching.start()
@@ -523,6 +530,10 @@ class PostgresSource:
                 raise
 
     def _poll(self, timeout: float) -> list[Piece[Lsn]]:
+        if not self._declared.snapshots.streams:
+            self._wake.wait(timeout)
+            self._wake.clear()
+            return []
         if self._refused is not None:
             raise self._refused
         self._send_due()
@@ -730,6 +741,8 @@ class PostgresSource:
         Raises:
             SourceUnavailable, SourceRefused: the server cannot be asked, or rows may have gone by the log.
         """
+        if not self._declared.snapshots.streams:
+            return self._received
         with self._telling():
             until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)

@@ -17,11 +17,23 @@ import psycopg
 from headrace.capture.base import KIND, Log, Transaction
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
+from headrace.capture.postgres.chunk_key import Key
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Captured, Look
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
-from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
+from headrace.capture.postgres.snapshot import (
+    PIECE_ROWS,
+    Converter,
+    OnProgress,
+    Snapshot,
+    SnapshotStale,
+    stage,
+    stage_snapshot,
+)
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
+from headrace.capture.postgres.snapshot_progress import KIND as PROGRESS
+from headrace.capture.postgres.snapshot_progress import Progress, Wanted
 from headrace.errors import SourceError, SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
@@ -29,6 +41,8 @@ from headrace.position import parse_lsn
 
 logger = logging.getLogger("headrace")
 
+LARGE_BYTES = 256 << 20  # from a table of this size on, rows of a first snapshot are appended as they come
+_SIZES = "SELECT oid::bigint, pg_relation_size(oid) FROM pg_class WHERE oid = ANY(%s)"
 _SNAPSHOT_ATTEMPTS = 3
 _DUPLICATE = "42710"  # SQLSTATE duplicate_object
 
@@ -45,6 +59,7 @@ class Declared:
         allow_failing_updates: tables may be published whose UPDATE and DELETE the server refuses from then on.
         debezium: properties of Debezium's connector by which its events are written; None where they are not.
         types: what the catalog said of types, once.
+        snapshots: how rows are read that are there already.
         makes_publication: a publication that is not there is made.
         failover: the slot is one that standbys keep too.
     """
@@ -67,6 +82,7 @@ class Declared:
     failover: bool = False
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
+    snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
 
     @property
     def by_leaf(self) -> bool:
@@ -133,11 +149,23 @@ class Startup:
         self._lock = threading.Lock()
         self._identity = Identity("", 0, "")
         self._followed: SourceRecord | None = None  # the log's record, as it goes on with this server
+        self._anew = False  # the log does not go on from its record
         self._claims_slot = False  # this log was making its slot when it was stopped
         self._everything = False  # a publication that is made has all tables
 
     def check(self, log: Log) -> None:
         """See `PostgresSource.check`."""
+        try:
+            self._check(log)
+        except slot_binding.Stranded as error:
+            if not self._declared.snapshots.when_needed or self._anew:
+                raise
+            text = f"{error.message}: the log begins anew, with a new slot and a new snapshot"
+            logger.warning("%s", text, extra=event("begins_anew", source=self._declared.name))
+            self._anew, self.began = True, None
+            self._check(log)
+
+    def _check(self, log: Log) -> None:
         declared, server = self._declared, self._declared.server
         known = self._record(log)
         self.resumes = known is not None
@@ -205,6 +233,8 @@ class Startup:
 
     def _record(self, log: Log) -> SourceRecord | None:
         """Return the record from which the capture goes on; None where it begins."""
+        if self._anew:
+            return None
         slot_binding.check_whole(log, self._declared.name)
         return SourceRecord.load(log, self._declared.name)
 
@@ -325,8 +355,10 @@ class Startup:
         return drift.look(connection, name, oids=[table.oid for table in self.tables])
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
-        """Return tables that models learn from first, then the others, each in name order."""
+        """Return tables that models learn from first, then the others, each in the order of names, or of rows."""
         first = {name.lower() for name in self._declared.first_tables}
+        if order := self._declared.snapshots.order:
+            tables = sorted(tables, key=lambda table: table.estimated_rows, reverse=order == "descending")
         return sorted(tables, key=lambda table: str(table).lower() not in first)
 
     def open(self, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
@@ -420,6 +452,7 @@ class Startup:
     def _begin_anew(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         """Drop our own slot, which has lost its snapshot where there is no record, and make it anew."""
         declared, server = self._declared, self._declared.server
+        self._delay(declared.snapshots.delay_s if declared.with_snapshot else 0.0, cancelled)
         if wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
             with server.translated(f"to drop slot «{declared.slot}»"):
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [declared.slot])
@@ -444,6 +477,13 @@ class Startup:
                 self.tables = [table for table in snapshot.streamed if table.persistence == "p"]
                 return self._store_snapshot(snapshot, log, lsn)
 
+    def _delay(self, seconds: float, cancelled: Callable[[], bool]) -> None:
+        """Wait before a snapshot, where that is wanted."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not cancelled():
+            self.doing = f"waiting {left:.0f} s before the snapshot begins, as snapshot.delay.ms says"
+            time.sleep(min(left, 0.2))
+
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
         self._discard_staged(log)
         self.reading = True
@@ -453,23 +493,88 @@ class Startup:
         named = ", ".join(tables) if len(tables) <= _NAMED_TABLES else f"{len(tables)} tables"
         text = f"{where}snapshot of {named} begins"
         logger.info("%s", text, extra=event("snapshot_begun", source=source, tables=tables))
+        large = self._large(snapshot)
         try:
-            self._stage(snapshot, log, lsn)
+            index = self._stage(snapshot, log, lsn, snapshot.tables[: len(snapshot.tables) - len(large)])
         except SourceError:
             self._discard_staged(log)
             raise
         fault("snapshot.before-publish")
-        new = self._put(log, self._new_record(lsn), publish=True)
+        queue = tuple(Wanted("first", t.oid, str(t), estimated=max(0, t.estimated_rows), first=True) for t in large)
+        progress = Progress(queue, lsn=lsn, index=index) if queue else None
+        new = self._put(log, self._new_record(lsn), publish=True, progress=progress)
         fault("snapshot.after-publish")
+        if progress is not None:
+            self._append_chunks(snapshot, log, lsn, large, progress)
         rows, seconds = sum(self._rows.values()), time.monotonic() - begun
         text = f"{where}snapshot ended, {rows:,} rows of {len(tables)} tables in {seconds:.1f} s"
         about = event("snapshot_ended", source=source, tables=tables, rows=rows, seconds=round(seconds, 3))
         logger.info("%s", text, extra=about)
         return new
 
-    def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
-        """Stage what the log is to have of the snapshot."""
-        stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report)
+    def _stage(self, snapshot: Snapshot, log: Log, lsn: int, tables: Sequence[Table]) -> int:
+        """Stage what the log is to have of tables at once; return how many rows that were."""
+        declared = self._declared
+        return stage_snapshot(
+            snapshot,
+            log,
+            prefix=declared.name,
+            lsn=lsn,
+            on_progress=self._report,
+            options=declared.snapshots,
+            tables=tables,
+        )
+
+    def _large(self, snapshot: Snapshot) -> Sequence[Table]:
+        """Return the last tables, from a large one on, whose rows are appended chunk by chunk, as all of them can be.
+
+        The others come at once, before them: the order of tables stays what it is. One without a key is one chunk.
+        """
+        options, tables = self._declared.snapshots, snapshot.tables
+        first = len(tables)
+        queries = dict(options.selects)
+        while first and options.reads(str(tables[first - 1])):
+            if tables[first - 1].partitioned or str(tables[first - 1]) in queries:
+                break
+            first -= 1
+        sizes = dict(snapshot.connection.execute(_SIZES, [[table.oid for table in tables[first:]]]).fetchall())
+        while first < len(tables) and sizes[tables[first].oid] < LARGE_BYTES:
+            first += 1
+        return tables[first:]
+
+    def _append_chunks(
+        self, snapshot: Snapshot, log: Log, lsn: int, tables: Sequence[Table], progress: Progress
+    ) -> None:
+        """Append the rows of tables in the order of their keys; how far that is, is stored with each chunk.
+
+        A start that is killed here is not begun anew: the rest is read beside the stream (`incremental`).
+        """
+        connection = snapshot.connection
+        for table in tables:
+            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us)
+            wanted = progress.queue[0]
+            key = Key.of(connection, table, wanted)
+            maximum = key.maximum(connection)
+            wanted = replace(wanted, maximum=maximum)
+            while maximum is not None and wanted.last != maximum:
+                end = key.end(connection, wanted, PIECE_ROWS) or maximum
+                with log.transaction() as transaction:
+                    transaction.next_slice()
+                    index = progress.index
+                    for records in snapshot.read_query(key.chunk(wanted, end)):
+                        stage(transaction, converter, records, index)
+                        index += records.num_rows
+                    transaction.publish()
+                    rows = wanted.rows + index - progress.index
+                    wanted = replace(wanted, last=end, rows=rows)
+                    progress = replace(progress.with_first(wanted), index=index)
+                    transaction.put(PROGRESS, self._declared.name, progress.to_json())
+                fault("snapshot.chunk")
+                self._report(str(table), rows, max(rows, table.estimated_rows))
+            progress = replace(progress, queue=progress.queue[1:])
+            with log.transaction() as transaction:
+                transaction.put(PROGRESS, self._declared.name, progress.to_json())
+            fault("snapshot.table")
 
     @staticmethod
     def _discard_staged(log: Log) -> None:
@@ -486,7 +591,9 @@ class Startup:
         names = tuple(sorted(".".join(table.label) for table in self.tables))
         return SourceRecord(self._identity, declared.slot, declared.publication, names, lsn, lsn, (0, 0))
 
-    def _put(self, log: Log, new: SourceRecord, *, publish: bool = False) -> SourceRecord:
+    def _put(
+        self, log: Log, new: SourceRecord, *, publish: bool = False, progress: Progress | None = None
+    ) -> SourceRecord:
         assert self.began is not None
         with log.transaction() as transaction:
             if publish:
@@ -497,6 +604,8 @@ class Startup:
                 transaction.put(DEBEZIUM, self._declared.name, json.dumps(dict(self._declared.debezium)).encode())
             transaction.delete(slot_binding.RESYNC, self._declared.name)
             self._put_more(transaction, log, new)
+            if progress is not None:
+                transaction.put(PROGRESS, self._declared.name, progress.to_json())
         return new
 
     def _put_more(self, transaction: Transaction, log: Log, new: SourceRecord) -> None:
