@@ -18,6 +18,7 @@ from typing import Any
 
 from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
+from headrace.capture.postgres.parts import WHOLE, Part, Parts, part_of
 from headrace.capture.postgres.slot_binding import Stranded, read_record
 
 KIND = "captured"
@@ -25,6 +26,9 @@ KIND = "captured"
 _OPERATIONS = {"pubinsert": "inserts", "pubupdate": "updates", "pubdelete": "deletes", "pubtruncate": "truncates"}
 _NOT_OPTIONS = frozenset({"oid", "pubname", "pubowner", "xmin"})
 OPTIONS: Mapping[str, object] = {"puballtables": False, "pubviaroot": False, **dict.fromkeys(_OPERATIONS, True)}
+
+
+_NO_PARTS: Mapping[Any, Part] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Captured:
         columns: numbers of the columns that are published, as text; None for all.
         row_filter: a hash of the entry's WHERE as the server keeps it, None without.
         seen, until: of a table that joined later, what its snapshot saw (`headrace.capture.postgres.decode.Seen`).
+        part: what the user wants of it (`headrace.capture.postgres.parts.Part.text`).
     """
 
     oid: int
@@ -47,6 +52,7 @@ class Captured:
     row_filter: str | None
     seen: str | None = None
     until: int = 0
+    part: str = ""
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -152,24 +158,34 @@ class Look:
     def options(self) -> dict[str, object]:
         return {name: value for name, value in (self.row or {}).items() if name not in _NOT_OPTIONS}
 
-    def only_ours(self, *, via_root: bool) -> bool:
-        """Return whether it sends everything of single tables, as a publication that a capture makes.
+    def only_ours(self, *, via_root: bool, parts: Mapping[int, Part] = _NO_PARTS) -> bool:
+        """Return whether it sends of single tables what is wanted, as a publication that a capture makes.
 
         Args:
             via_root: it has partitioned tables, whose rows it sends as theirs.
+            parts: what is wanted, by OID; everything of the others.
         """
-        plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
+        plain = all(
+            (entry.columns is None, entry.row_filter is None) == (not part.columns, not part.where)
+            for oid, entry in self.entries.items()
+            for part in [parts.get(oid, WHOLE)]
+        )
         wanted = {**OPTIONS, "pubviaroot": via_root}
         unlike = [name for name, value in self.options.items() if value != wanted.get(name, value)]
         generated = self.options.get("pubgencols", "n") in ("n", False)
         return self.row is not None and plain and not unlike and generated and not self.namespaces
 
-    def began(self, tables: Iterable[tuple[int, str, str]]) -> Began:
+    def began(self, tables: Iterable[tuple[int, str, str]], parts: Parts = _NO_PARTS) -> Began:
         """Return what a capture of tables (OID, schema, name) begins with."""
         assert self.row is not None
         none = Entry(0, None, None)
         found = [(table, self.entries.get(table[0], none)) for table in tables]
-        captured = tuple(Captured(*table, entry.oid, entry.columns, entry.row_filter) for table, entry in found)
+        captured = tuple(
+            Captured(
+                *table, entry.oid, entry.columns, entry.row_filter, part=parts.get(f"{table[1]}.{table[2]}", WHOLE).text
+            )
+            for table, entry in found
+        )
         row = self.row
         return Began(self.publication, int(row["oid"]), row["xmin"], str(row["pubowner"]), self.options, captured)
 
@@ -336,7 +352,7 @@ def _names(oids: Iterable[int], now: Look) -> str:
     return ", ".join(named) or "all of a schema"
 
 
-def recreated(publication: str, tables: Sequence[Table]) -> list[str]:
+def recreated(publication: str, tables: Sequence[Table], parts: Parts = _NO_PARTS) -> list[str]:
     """Return the statements that make a publication of our own, whatever there was of its name.
 
     Rows of partitioned tables are published as theirs, whatever partition they are in, or will be.
@@ -344,7 +360,7 @@ def recreated(publication: str, tables: Sequence[Table]) -> list[str]:
     publish = "publish = 'insert, update, delete, truncate'"
     if any(table.partitioned for table in tables):
         publish += ", publish_via_partition_root = true"
-    listed = ", ".join(table.only_sql for table in tables)
+    listed = ", ".join(table.only_sql + part_of(parts, table).clause for table in tables)
     return [
         f"DROP PUBLICATION IF EXISTS {quote(publication)}",
         f"CREATE PUBLICATION {quote(publication)} FOR TABLE {listed} WITH ({publish})",

@@ -28,14 +28,16 @@ from dataclasses import replace
 
 from headrace.batch import Batch
 from headrace.capture.base import Piece
-from headrace.capture.postgres import catalog, checks, drift
+from headrace.capture.postgres import catalog, checks, drift, parts
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
 from headrace.capture.postgres.decode import Decoder, Known, Seen
 from headrace.capture.postgres.drift import Began
+from headrace.capture.postgres.parts import Parts, part_of
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
 from headrace.capture.postgres.startup import PATIENCE_S, Declared, Startup
 from headrace.capture.postgres.table import topic_of
+from headrace.errors import SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
 from headrace.position import Lsn
@@ -49,7 +51,7 @@ WHERE backend_xid IS NOT NULL AND backend_xid::text::bigint < %s ORDER BY xact_s
 """
 
 
-def publish(connection: SqlConnection, publication: str, tables: Sequence[Table]) -> int:
+def publish(connection: SqlConnection, publication: str, tables: Sequence[Table], wanted: Parts) -> int:
     """Put tables into a publication, but for those that are in it.
 
     Returns:
@@ -58,7 +60,7 @@ def publish(connection: SqlConnection, publication: str, tables: Sequence[Table]
     query = """SELECT r.prrelid::bigint FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
         WHERE p.pubname = %s"""
     there = {oid for (oid,) in connection.execute(query, [publication])}
-    lacking = [table.only_sql for table in tables if table.oid not in there]
+    lacking = [table.only_sql + part_of(wanted, table).clause for table in tables if table.oid not in there]
     if lacking:
         connection.execute(f"ALTER PUBLICATION {quote(publication)} ADD TABLE {', '.join(lacking)}".encode())
     fault("join.published")
@@ -104,7 +106,8 @@ class Join:
             (until,) = connection.execute(lsn).fetchone() or (0,)
             now = drift.look(connection, self._declared.publication, oids=[table.oid for table in self.tables])
         self.seen = Seen(text, int(until))
-        found = now.began((table.oid, *table.label) for table in self.tables).tables
+        labels = ((table.oid, *table.label) for table in self.tables)
+        found = now.began(labels, self._declared.parts).tables
         self.captured = tuple(replace(table, seen=text, until=int(until)) for table in found)
 
     def pieces(self, on_progress: OnProgress) -> Iterator[Piece[Lsn]]:
@@ -181,7 +184,7 @@ class Joins:
                 for table in new:
                     decoder.await_join(table.oid)
                 if new:
-                    self._limit = publish(connection, declared.publication, new)
+                    self._limit = publish(connection, declared.publication, new, declared.parts)
                     self._published, self.waiting = tuple(new), True
                     self._said_at = time.monotonic() + PATIENCE_S
             if self.waiting:
@@ -213,6 +216,7 @@ class Joins:
         kept = []
         for table in found:
             why = _refusal(table, failing, topics.get(topic_of(declared.name, table.label)))
+            why = why or self._unfit(connection, declared, table)
             if why:
                 self._refused.add(table.oid)
                 text = f"table {table} matches tables=… and is not captured: {why}"
@@ -220,6 +224,17 @@ class Joins:
             else:
                 kept.append(table)
         return kept
+
+    @staticmethod
+    def _unfit(connection: SqlConnection, declared: Declared, table: Table) -> str:
+        """Return why a table cannot be published in part as the user wants it; nothing where it can."""
+        only = declared.allow_failing_updates and declared.debezium is None
+        identities = catalog.identities(connection, [table])
+        try:
+            parts.check(connection, [table], declared.parts, identities, str(declared.server), only_inserts=only)
+        except SourceRefused as error:
+            return error.message
+        return ""
 
     def next(self, declared: Declared, startup: Startup, decoder: Decoder, at: Lsn) -> list[Piece[Lsn]]:
         """Return the next piece of the tables that join; none where they have to wait a little longer.

@@ -237,7 +237,7 @@ class Resync(Startup):
         ):
             # Our own publication is made anew where it is not as wanted: its columns and filters count no more.
             now = drift.look(connection, declared.publication)
-            stays = not declared.own_publication or right_shape(now, self.tables)
+            stays = not declared.own_publication or right_shape(now, self.tables, declared.parts)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             (exported,) = connection.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
             lsn = catalog.insert_lsn(connection)

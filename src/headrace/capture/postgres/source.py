@@ -43,6 +43,7 @@ from headrace.capture.postgres.decode import (
 from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.joins import Joins, known
 from headrace.capture.postgres.messages import Frame, Relation
+from headrace.capture.postgres.parts import Parts
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
@@ -117,6 +118,7 @@ class PostgresSource:
         allow_failing_updates: bool = False,
         debezium: Mapping[str, str] | None = None,
         makes_publication: bool = True,
+        parts: Parts | None = None,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -142,6 +144,7 @@ class PostgresSource:
             allow_failing_updates=allow_failing_updates,
             debezium=debezium,
             makes_publication=makes_publication,
+            parts=parts or {},
         )
         self._startup = Startup(self._declared, on_progress)
         self._on_progress = on_progress

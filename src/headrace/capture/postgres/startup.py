@@ -15,11 +15,12 @@ from typing import Any
 import psycopg
 
 from headrace.capture.base import KIND, Log
-from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
+from headrace.capture.postgres import catalog, checks, drift, parts, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
 from headrace.capture.postgres.facts import Types
+from headrace.capture.postgres.parts import Parts, part_of
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError, SourceRefused
@@ -46,6 +47,7 @@ class Declared:
         debezium: properties of Debezium's connector by which its events are written; None where they are not.
         types: what the catalog said of types, once.
         makes_publication: a publication that is not there is made.
+        parts: what our own publication has of tables that are not published as a whole, by ``schema.table``.
     """
 
     server: Server
@@ -63,6 +65,7 @@ class Declared:
     take_over: bool = False
     allow_failing_updates: bool = False
     makes_publication: bool = True
+    parts: Parts = field(default_factory=dict)
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
 
@@ -137,6 +140,8 @@ class Startup:
             if self.changes:
                 self.failing = catalog.failing_updates(connection, [table.oid for table in self.tables])
             if known is None:
+                only = declared.allow_failing_updates and declared.debezium is None
+                parts.check(connection, self.tables, declared.parts, self.identities, str(server), only_inserts=only)
                 # Of a publication of the user's they fail already, whatever we do.
                 if declared.own_publication and not declared.allow_failing_updates:
                     indexes = catalog.unique_indexes(connection, list(self.failing))
@@ -184,6 +189,7 @@ class Startup:
         slot_binding.check_position(known, catalog.insert_lsn(connection))
         if self.began is None:
             self.began = self._taken_up(connection, known)
+        parts.check_unchanged({str(table): table.part for table in self.began.tables}, self._declared.parts)
         declared, now = self._declared, drift.look_again(connection, self.began)
         self.coming = frozenset(now.entries) - {table.oid for table in self.began.tables}
         drift.check(
@@ -219,7 +225,7 @@ class Startup:
         if publication is None and not declared.makes_publication:
             checks.refuse(checks.publication(None, declared.publication, self.tables, str(server)))
         now = drift.look(connection, declared.publication)
-        mends = declared.own_publication and not right_shape(now, self.tables)
+        mends = declared.own_publication and not right_shape(now, self.tables, declared.parts)
         publishes = mends or publication is None
         name, reads = declared.publication, declared.with_snapshot
         check_rights(connection, server, self.tables, name, reads=reads, publishes=publishes)
@@ -244,9 +250,9 @@ class Startup:
             if known is None:
                 self.doing = f"making publication «{declared.publication}»"
                 now = ensure_publication(
-                    connection, server, declared.publication, self.tables, own=declared.own_publication
+                    connection, server, declared.publication, self.tables, declared.parts, own=declared.own_publication
                 )
-                self.began = now.began((table.oid, *table.label) for table in self.tables)
+                self.began = now.began(((table.oid, *table.label) for table in self.tables), declared.parts)
                 known = self._begin(connection, log, cancelled)
             else:
                 began = Claim.load(log, declared.name).snapshot
@@ -472,14 +478,15 @@ def check_room(connection: SqlConnection, server: Server) -> None:
     checks.refuse(checks.room(used=used, most=most, where=str(server)))
 
 
-def right_shape(now: Look, tables: Sequence[Table]) -> bool:
-    """Return whether our own publication is as we would make it."""
+def right_shape(now: Look, tables: Sequence[Table], wanted: Parts) -> bool:
+    """Return whether our own publication is as we would make it, but for what its lists and filters say."""
     via_root = any(table.partitioned for table in tables)
-    return now.only_ours(via_root=via_root) and now.entries.keys() == {table.oid for table in tables}
+    of = {table.oid: part_of(wanted, table) for table in tables}
+    return now.only_ours(via_root=via_root, parts=of) and now.entries.keys() == {table.oid for table in tables}
 
 
 def ensure_publication(
-    connection: SqlConnection, server: Server, name: str, tables: Sequence[Table], *, own: bool
+    connection: SqlConnection, server: Server, name: str, tables: Sequence[Table], wanted: Parts, *, own: bool
 ) -> Look:
     """Have a publication with these tables for a log that is new; our ``own`` is made anew when it is not as wanted.
 
@@ -492,8 +499,8 @@ def ensure_publication(
     existing = catalog.publication(connection, name)
     if existing and not own:
         checks.refuse(checks.publication(existing, name, tables, str(server)))
-    elif not right_shape(drift.look(connection, name), tables):
-        statements = drift.recreated(name, tables)
+    elif wanted or not right_shape(drift.look(connection, name), tables, wanted):
+        statements = drift.recreated(name, tables, wanted)
         with server.translated(f"to make publication «{name}»"), connection.transaction():
             for statement in statements:
                 connection.execute(statement.encode())

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from headrace.capture.base import Source
+from headrace.capture.postgres.parts import Part
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.reader import TopicsReader
@@ -47,6 +48,7 @@ def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -
             allow_failing_updates=declared.allow_failing_updates,
             debezium=None if declared.debezium is None else dict(declared.debezium),
             makes_publication=declared.makes_publication,
+            parts={table: Part(columns, where) for table, columns, where in declared.parts},
             on_progress=on_progress,
         )
         for declared in plan.sources
