@@ -17,7 +17,7 @@ from headrace.capture.debezium.options import dsn_of, options_of, tables_of
 from headrace.capture.debezium.properties import State
 from headrace.errors import DeclarationError
 from headrace.formats.transforms.chain import problems
-from headrace.formats.transforms.conditions import check_expression
+from headrace.sql_expressions import problem
 
 SEEDS = Path(__file__).parents[2].parent / "shared" / "seeds"
 
@@ -323,7 +323,7 @@ def test_a_groovy_expression_is_refused_with_its_sql(expression: str, sql: str |
     assert (line.state, found["transforms.f.language"].state) == (State.REFUSED, State.REFUSED)
     if sql:
         assert f"In SQL: {sql}; and language=sql." in line.meaning.text
-        assert check_expression(sql) == ""
+        assert problem(sql) == ""
     elif sql == "":
         assert "Write it in SQL" in line.meaning.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.capture.conftest import CapturedDatabase
 
@@ -111,6 +112,34 @@ def test_the_whole_row_may_be_the_identity(orders: CapturedDatabase, tmp_path: P
     orders.drop_slots()
     with pytest.raises(SourceRefused, match="lacks id, secret of its replica identity"):
         app_of(orders, tmp_path / "other", columns={"public.Bestellung": ["größe"]}).start().stop()
+
+
+def test_what_is_filtered_here_and_a_function_that_fails_for_some_rows(
+    orders: CapturedDatabase, tmp_path: Path
+) -> None:
+    """The plan says what is pushed down and what stays; rows at fault are dead letters, and the others go on."""
+
+    def halved(batch: hr.Batch) -> hr.Batch:
+        notes = batch.column("note").to_pylist()
+        return batch.with_columns([("half", pa.array([int(note) // 2 for note in notes]))])
+
+    app = hr.App("parts", log=str(tmp_path / "parts.headrace"))
+    db = app.postgres(orders.dsn, tables=r"public\.plain", where={"public.plain": "id < 100"})
+    db["public.plain"].where("id % 2 = 1 AND note <> '0'").transform(halved).to("halves")
+    told = str(app.plan())
+    assert "pushed down to the publication: public.plain: rows WHERE id < 100" in told
+    assert "where id % 2 = 1 AND note <> '0'" in told
+    with app.start() as running:
+        running.wait(60)
+        orders.execute("INSERT INTO plain VALUES (1, '10'), (2, '20'), (3, 'ten'), (5, '0'), (7, '8'), (101, '9')")
+        running.wait(60)
+    assert [(row["id"], row["half"]) for row in app.topic("halves").read().to_arrow().to_pylist()] == [(1, 5), (7, 4)]
+    letters = app.topic("halves.dlq").read().to_arrow().to_pylist()
+    assert len(letters) == 1
+    assert "invalid literal for int() with base 10: 'ten'" in str(letters[0])
+    assert [row["id"] for row in rows(app, "plain")] == [1, 2, 3, 5, 7]
+    with pytest.raises(DeclarationError, match="wher"):
+        db["public.plain"].where("id >")
 
 
 @pytest.mark.parametrize(
