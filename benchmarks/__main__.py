@@ -21,6 +21,7 @@ from typing import Any
 BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "capture": (1_000_000, (0.9, 0.7, 0.7)),
     "snapshot": (1_000_000, (0.5,)),
+    "pushdown": (1_000_000, (None, None)),
     "pipeline": (1_000_000, (0.8,)),
     "latency": (30_000, (None, None)),
     "kmeans": (1_000_000, (0.5, 0.8)),

@@ -351,6 +351,20 @@ def test_what_transforms_are_told_reaches_the_writer_in_pythons_form() -> None:
         options_of(Configuration({**ARTICLE, **given}, "here"), on_kafka=True)
 
 
+def test_what_a_provider_gives_is_not_kept_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKED", "s3cret")
+    given = {
+        **ARTICLE,
+        "transforms": "unwrap,mask",
+        "transforms.mask.type": "MaskField$Value",
+        "transforms.mask.fields": "a",
+        "transforms.mask.replacement": "${env:MASKED}",
+    }
+    with pytest.raises(DeclarationError, match=r"transforms\.mask\.replacement comes from a config provider") as caught:
+        options_of(read_configuration(given))
+    assert "s3cret" not in str(caught.value)
+
+
 def test_keys_that_are_written_otherwise_than_values() -> None:
     assert explained(key_converter_schemas_enable="false")["key.converter"].state is State.NOT_YET
     both = {"key_converter_schemas_enable": "false", "value_converter_schemas_enable": "false"}

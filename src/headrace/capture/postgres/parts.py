@@ -26,7 +26,7 @@ JOIN pg_depend d ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.o
 JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = d.refobjsubid
 WHERE p.pubname = %s GROUP BY r.prrelid
 """
-_ADVICE_IDENTITY = "or filter rows in the pipeline, with filter(…), and leave the table out of where=."
+_ADVICE_IDENTITY = "or filter rows in the pipeline, with stream.where(…), and leave the table out of where=."
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def check(
     if connection.info.server_version < _SINCE:
         raise SourceRefused(
             f"{where} is of a version before 15, whose publications have no column lists and row filters",
-            advice="Leave out columns= and where=, and use select(…) and filter(…) of the stream.",
+            advice="Leave out columns= and where=, and use select(…) and where(…) of the stream.",
         )
     for table, part in chosen:
         _check_columns(table, part, identities.get(table.oid), where, only_inserts=only_inserts)
