@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from tests.capture.conftest import CapturedDatabase
+from typer.testing import CliRunner
 
 import headrace as hr
+from headrace.cli.main import app as command
 from headrace.errors import DeclarationError, SourceRefused
 
 COLUMNS = {"public.Bestellung": ["id", "größe"]}
@@ -140,6 +142,22 @@ def test_what_is_filtered_here_and_a_function_that_fails_for_some_rows(
     assert [row["id"] for row in rows(app, "plain")] == [1, 2, 3, 5, 7]
     with pytest.raises(DeclarationError, match="wher"):
         db["public.plain"].where("id >")
+
+
+def test_a_resync_of_the_log_alone_publishes_the_same_part(orders: CapturedDatabase, tmp_path: Path) -> None:
+    app_of(orders, tmp_path, columns=COLUMNS, where=WHERE).run(until="caught-up")
+    orders.drop_slots()
+    orders.execute("INSERT INTO \"Bestellung\" VALUES (40, 'new', 's'), (41, 'new', 's')")
+    orders.execute("DROP PUBLICATION headrace_parts")
+    arguments = ["capture", "resync", "--log", str(tmp_path / "parts.headrace"), "--json", "--force"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    again = app_of(orders, tmp_path, columns=COLUMNS, where=WHERE)
+    orders.execute("INSERT INTO \"Bestellung\" VALUES (50, 'newer', 's'), (51, 'newer', 's')")
+    again.run(until="caught-up")
+    found = rows(again, "Bestellung")
+    assert [row["id"] for row in found] == [10, 20, 30, 40, 50]
+    assert not any("secret" in row for row in found)
 
 
 @pytest.mark.parametrize(
