@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "tables": (300_000, ()),
     "columns": (6_000_000, ()),
     "snapshot": (1_000_000, (0.5,)),
+    "pushdown": (1_000_000, (None, None)),
     "pipeline": (1_000_000, (0.8,)),
     "latency": (30_000, (None, None)),
     "kmeans": (1_000_000, (0.5, 0.8)),

@@ -18,7 +18,7 @@ from headrace.capture.debezium.properties import State
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import DeclarationError
 from headrace.formats.transforms.chain import problems
-from headrace.formats.transforms.conditions import check_expression
+from headrace.sql_expressions import problem
 
 SEEDS = Path(__file__).parents[2].parent / "shared" / "seeds"
 
@@ -353,7 +353,7 @@ def test_a_groovy_expression_is_refused_with_its_sql(expression: str, sql: str |
     assert (line.state, found["transforms.f.language"].state) == (State.REFUSED, State.REFUSED)
     if sql:
         assert f"In SQL: {sql}; and language=sql." in line.meaning.text
-        assert check_expression(sql) == ""
+        assert problem(sql) == ""
     elif sql == "":
         assert "Write it in SQL" in line.meaning.text
 
@@ -379,6 +379,20 @@ def test_what_transforms_are_told_reaches_the_writer_in_pythons_form() -> None:
     assert problems(events) == {}
     with pytest.raises(DeclarationError, match="messages are written as the log's format"):
         options_of(Configuration({**ARTICLE, **given}, "here"), on_kafka=True)
+
+
+def test_what_a_provider_gives_is_not_kept_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKED", "s3cret")
+    given = {
+        **ARTICLE,
+        "transforms": "unwrap,mask",
+        "transforms.mask.type": "MaskField$Value",
+        "transforms.mask.fields": "a",
+        "transforms.mask.replacement": "${env:MASKED}",
+    }
+    with pytest.raises(DeclarationError, match=r"transforms\.mask\.replacement comes from a config provider") as caught:
+        options_of(read_configuration(given))
+    assert "s3cret" not in str(caught.value)
 
 
 def test_keys_that_are_written_otherwise_than_values() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.connectors import ARTICLE
 from tests.databases import Database, fresh_database
 from tests.serve.client import headrace
 
@@ -143,3 +144,15 @@ def test_a_mistake_is_refused_before_anything_runs(tmp_path: Path) -> None:
     wrong = {**CHAIN, "transforms.number.spec": "code:date", "transforms.only.condition": "after.id ="}
     with pytest.raises(DeclarationError, match=r"(?s)transforms.only: .*no SQL.*transforms.number: Invalid type"):
         app.postgres("postgresql://x/y", tables="a.b", compat="debezium", properties=wrong)
+
+
+def test_explain_says_what_is_wrong_with_a_chain(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "connector.json"
+    plain = {name: value for name, value in ARTICLE.items() if not name.startswith("transforms")}
+    file.write_text(json.dumps({**plain, **CHAIN, "transforms.number.spec": "code:date"}))
+    done = headrace(capfd, "capture", "explain", str(file), "--json")
+    assert done.returncode == 2
+    lines = {line["property"]: line for line in json.loads(done.stdout)}
+    assert lines["transforms.number.type"]["state"] == "refused"
+    assert "Invalid type found in casting spec: date" in lines["transforms.number.type"]["meaning"]
+    assert lines["transforms.only.condition"]["state"] == lines["predicates.gone.type"]["state"] == "done"

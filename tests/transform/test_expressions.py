@@ -9,7 +9,7 @@ import pytest
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
-from headrace.transform.expressions import Filter, Select, Transform, WithColumns, check, evaluate, text
+from headrace.transform.expressions import Filter, Select, Sql, Transform, WithColumns, check, evaluate, operate, text
 
 BATCH = Batch.of({"a": [3, 1, None], "b": ["x", "y", "z"]}, lsn=7, key=["a"])
 
@@ -17,6 +17,27 @@ BATCH = Batch.of({"a": [3, 1, None], "b": ["x", "y", "z"]}, lsn=7, key=["a"])
 def test_filter_keeps_what_is_true_and_neither_false_nor_null() -> None:
     assert Filter(pc.field("a") > 1).apply(BATCH).rows.to_pylist() == [{"a": 3, "b": "x"}]
     assert Filter(lambda batch: np.array([False, True, True])).apply(BATCH).column("b").to_pylist() == ["y", "z"]
+
+
+def test_a_condition_in_sql_keeps_rows_in_order_and_refuses_those_at_fault() -> None:
+    n = 5000
+    batch = Batch.of({"a": list(range(n)), 'ü "q': ["x"] * n}, lsn=7, key=["a"])
+    kept = Filter(Sql('a % 1000 = 7 AND "ü ""q" = \'x\' -- every thousandth')).apply(batch)
+    assert kept.column("a").to_pylist() == [7, 1007, 2007, 3007, 4007]
+    assert Filter(Sql("a > 1")).apply(BATCH).rows.to_pylist() == [{"a": 3, "b": "x"}]
+    good, bad = operate(BATCH, [Filter(Sql("CASE WHEN b = 'y' THEN error('no ' || b) ELSE true END"))])
+    assert [row for part in good for row in part.column("b").to_pylist()] == ["x", "z"]
+    assert [(row.column("b").to_pylist(), "no y" in reason) for row, reason in bad] == [(["y"], True)]
+    with pytest.raises(KeyError, match="nope"):
+        Filter(Sql("nope = 1")).apply(BATCH)
+    with pytest.raises(ValueError, match="disabled"):
+        Filter(Sql("(SELECT count(*) FROM read_text('/etc/hostname')) > 0")).apply(BATCH)
+
+
+@pytest.mark.parametrize("condition", ["", "a >", "1), (2", "true; SELECT 1", "1) FROM range(3) t(x"])
+def test_what_is_no_condition_is_refused(condition: str) -> None:
+    with pytest.raises(DeclarationError, match="where"):
+        Sql(condition).check()
 
 
 def test_select_orders_columns_and_keeps_the_event() -> None:

@@ -25,7 +25,7 @@ from headrace.pipeline.declarations import Declarations, DeclaredModel
 from headrace.pipeline.model import Model, initial_of
 from headrace.pipeline.stream import Database, Stream, Topics, check_topic, microseconds
 from headrace.plan.plan import Plan, SourcePlan, TopicsPlan
-from headrace.plan.task import StreamPlan, Versions, check_features
+from headrace.plan.task import StreamPlan, Versions, check_columns, check_features
 
 if TYPE_CHECKING:
     from headrace.capture.debezium.configuration import Configuration
@@ -122,6 +122,8 @@ class App:
         failover: bool = False,
         on_gap: Literal["fail", "snapshot", "accept"] = "fail",
         signals: str | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
+        where: Mapping[str, str] | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -153,6 +155,13 @@ class App:
                 the tables anew and appends what differs; ``"accept"`` goes on without those rows, and the log says so.
             signals: ``schema.table`` of a table, one of those that are captured, whose inserted rows ask for
                 incremental snapshots as signals of Debezium's do. ``headrace snapshot`` asks for one without it.
+            columns: by ``schema.table``, the columns that are captured; of other tables all. With PostgreSQL 15 and
+                newer the publication has them, so that the others never leave the server. They have to be all of the
+                replica identity (the primary key, where nothing else is said).
+            where: by ``schema.table``, SQL that is true for the rows that are captured, in the snapshot and in the
+                stream; the publication has it. It may need only columns of the replica identity, since the server could
+                not tell for an update or a delete. An update by which a row comes to meet it is an insert, one by which
+                it ceases to is a delete.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -185,7 +194,9 @@ class App:
             failover=failover,
             on_gap=on_gap,
             snapshots=_snapshots(compat, properties or {}, signals),
+            parts=_parts(columns or {}, where or {}),
         )
+        _check_parts(source)
         source = _with_heartbeat(source, heartbeat, heartbeat_query, properties or {})
         if signals is not None and not source.matches(signals):
             raise DeclarationError(
@@ -607,6 +618,46 @@ def _snapshots(compat: str, properties: Mapping[str, str], signals: str | None) 
     from headrace.capture.postgres.snapshot_options import SnapshotOptions
 
     return SnapshotOptions(signals=signals or "")
+
+
+def _parts(
+    columns: Mapping[str, Sequence[str]], where: Mapping[str, str]
+) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """Return what is captured of tables that are not captured as a whole.
+
+    Raises:
+        DeclarationError: a list names nothing, or a filter is empty.
+    """
+    for table, names in columns.items():
+        check_columns(names, f"columns of {table}")
+        if not names or isinstance(names, str):
+            raise DeclarationError(f"columns={{{table!r}: {names!r}}}", advice='Give a list, such as ["id", "price"].')
+    for table, sql in where.items():
+        if not sql.strip() or ";" in sql or "\0" in sql:
+            raise DeclarationError(
+                f"where={{{table!r}: {sql!r}}}", advice='Give SQL that is true or false: "id > 100".'
+            )
+    tables = dict.fromkeys([*columns, *where])
+    return tuple((table, tuple(columns.get(table, ())), where.get(table, "").strip()) for table in tables)
+
+
+def _check_parts(source: SourcePlan) -> None:
+    """Refuse parts of tables that are not captured, or that a publication of the user's would have to have.
+
+    Raises:
+        DeclarationError: naming the table.
+    """
+    if source.parts and source.publication is not None:
+        raise DeclarationError(
+            f"columns= and where= are said to a publication that is made here, and «{source.publication}» is yours",
+            advice="Say them in it: ALTER PUBLICATION … SET TABLE … (columns) WHERE (…); or leave publication= out.",
+        )
+    for table, _, _ in source.parts:
+        if not source.matches(table):
+            raise DeclarationError(
+                f"columns= or where= name {table}, which no pattern matches: {source.patterns}",
+                advice="Write schema.table, as it is called in the database.",
+            )
 
 
 def _check_database(dsn: str, slot: str | None) -> None:

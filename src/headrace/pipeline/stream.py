@@ -29,7 +29,7 @@ from headrace.plan.plan import SourcePlan, TopicsPlan
 from headrace.plan.sinks import SinkPlan
 from headrace.plan.task import OutputPlan, StreamPlan, check_columns, check_features
 from headrace.sinks.base import SinkSpec
-from headrace.transform.expressions import Expression, Filter, Operation, Select, Transform, WithColumns, check
+from headrace.transform.expressions import Expression, Filter, Operation, Select, Sql, Transform, WithColumns, check
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset
@@ -132,6 +132,16 @@ class Stream:
                 advice='Write an expression: .filter(pc.field("x") > 1), with pyarrow.compute as pc.',
             )
         return self._with(Filter(expression))
+
+    def where(self, condition: str) -> Stream:
+        """Keep rows for which a condition in SQL is true: ``.where("price > 10 AND country IN ('AT', 'CH')")``.
+
+        It is evaluated here, by DuckDB, on whole batches; the topic keeps all rows. What shall not even leave the
+        server is said of the source: ``app.postgres(…, where={"public.orders": "…"})``.
+        """
+        found = Sql(condition)
+        found.check()
+        return self._with(Filter(found))
 
     def select(self, *columns: str, **computed: Expression) -> Stream:
         """Keep the named columns, in order, and compute others: ``.select("id", note=hr.text("{id} is new"))``."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, near
-from headrace.transform.expressions import Filter, Operation, Select, Text, Transform, describe, evaluate
+from headrace.transform.expressions import Filter, Operation, Select, Sql, Text, Transform, describe, evaluate
 
 UNKNOWN = pa.null()
 """The type of a column of which nobody knows the type before rows come."""
@@ -174,6 +174,8 @@ def _computed(columns: Columns, expression: Any, who: str) -> pa.DataType:
     """Return the type of an expression over rows with these columns."""
     if isinstance(expression, str):
         return columns.wanted(expression, who).type
+    if isinstance(expression, Sql):
+        return _condition(columns, expression, who)
     if isinstance(expression, Text):
         for name in expression.fields:
             if name != "features":
@@ -192,6 +194,18 @@ def _computed(columns: Columns, expression: Any, who: str) -> pa.DataType:
             ) from error
         return UNKNOWN
     return kind if columns.known or columns.supposed else UNKNOWN
+
+
+def _condition(columns: Columns, expression: Sql, who: str) -> pa.DataType:
+    """Return the type of a condition in SQL, of which DuckDB says also without rows what it cannot do."""
+    try:
+        evaluate(expression, columns.batch())
+    except KeyError as error:
+        columns.wanted(str(error.args[0]), who)
+    except ValueError as error:
+        if columns.known:
+            raise columns.mistake(f"{who}: {error}", f"Its columns are: {_described(columns)}.") from error
+    return pa.bool_()
 
 
 def probe(function: Callable[[Batch], Result], columns: Columns, who: str) -> Result | None:

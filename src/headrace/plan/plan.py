@@ -92,6 +92,17 @@ class SourcePlan:
     """What a start does where the slot has lost rows that the log does not have."""
     snapshots: SnapshotOptions | None = None
     """How rows are read that are there already; None: as is usual."""
+    parts: tuple[tuple[str, tuple[str, ...], str], ...] = ()
+    """Of tables that are not published as a whole: name, columns (none: all) and SQL that rows meet (nothing: all)."""
+
+    @property
+    def pushed_down(self) -> list[str]:
+        """What the server leaves out of tables, a sentence for each."""
+        found = []
+        for table, columns, where in self.parts:
+            said = [f"columns {', '.join(columns)}"] if columns else []
+            found.append(f"{table}: {'; '.join([*said, *([f'rows WHERE {where}'] if where else [])])}")
+        return found
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
@@ -280,7 +291,13 @@ class Plan:
             "app": self.app,
             "log": without_password(self.log),
             "sources": [
-                {"prefix": s.prefix, "database": s.where, "tables": list(s.tables), "snapshot": s.snapshot}
+                {
+                    "prefix": s.prefix,
+                    "database": s.where,
+                    "tables": list(s.tables),
+                    "snapshot": s.snapshot,
+                    **({"pushed_down": s.pushed_down} if s.parts else {}),
+                }
                 for s in self.sources
             ],
             "topics": [
@@ -361,6 +378,7 @@ class Plan:
         lines = [f"{self.app}   log: {without_password(self.log)}"]
         for source in self.sources:
             lines.append(f"├─ postgres «{source.prefix}»  {source.where}  {source.patterns}")
+            lines += [f"│    pushed down to the publication: {said}" for said in source.pushed_down]
         for topics in self.topics:
             tables = ", ".join(topics.tables)
             lines.append(f"├─ debezium «{topics.prefix}»  {self._cluster(topics)}  {tables}; {_order(topics)}")

@@ -20,9 +20,10 @@ from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError
 from headrace.halves import reason_of, tried_by_halves
 from headrace.plain_values import cast_texts, texts, values
+from headrace.sql_expressions import evaluated, problem
 
 KEEPS = "must keep the columns that begin with «__»"
-Expression: TypeAlias = "str | pc.Expression | Text | Callable[[Batch], Any]"
+Expression: TypeAlias = "str | pc.Expression | Text | Sql | Callable[[Batch], Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,44 @@ class Text:
         if not any(isinstance(part, pa.Array) for part in parts):
             return pa.array([self.template] * batch.num_rows, pa.string())
         return _join(parts, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """A condition in SQL over a row's columns, which DuckDB evaluates on the whole batch; it reads nothing else.
+
+    >>> Sql("a > 1 AND b LIKE 'y%'").evaluate(Batch.of({"a": [1, 2, None], "b": ["y", "yes", "y"]})).to_pylist()
+    [False, True, None]
+    """
+
+    condition: str
+
+    def evaluate(self, batch: Batch) -> pa.Array:
+        """Return the condition's value for each row.
+
+        Raises:
+            KeyError: it names a column that the batch does not have.
+            ValueError: it cannot be evaluated, or is neither true nor false.
+        """
+        found = evaluated(self.condition, pa.Table.from_batches([batch.records]))
+        if not (pa.types.is_boolean(found.type) or pa.types.is_null(found.type)):
+            raise ValueError(f"{self} is {found.type}, neither true nor false")
+        return found.cast(pa.bool_())
+
+    def check(self) -> None:
+        """Refuse what is no expression of SQL.
+
+        Raises:
+            DeclarationError: with DuckDB's reason.
+        """
+        wrong = problem(self.condition)
+        if wrong:
+            raise DeclarationError(
+                f"where({self.condition!r}): {wrong}", advice='Write a condition, such as where("price > 10").'
+            )
+
+    def __str__(self) -> str:
+        return f"where {self.condition}"
 
 
 @checked
@@ -89,6 +128,8 @@ def evaluate(expression: Any, batch: Batch, *, features: Sequence[str] = ()) -> 
         return expression.evaluate(batch, features=features)
     if isinstance(expression, pc.Expression):
         return _project(batch, expression)
+    if isinstance(expression, Sql):
+        return expression.evaluate(batch)
     values = expression(batch)
     if isinstance(values, str | bytes | dict | set):
         raise TypeError(f"{describe(expression)} returned {type(values).__name__}, expected a value for each row")
@@ -102,7 +143,7 @@ def evaluate(expression: Any, batch: Batch, *, features: Sequence[str] = ()) -> 
 
 def check(expression: Any, where: str) -> None:
     """Refuse what is not an expression, at declaration."""
-    if not isinstance(expression, str | Text | pc.Expression) and not callable(expression):
+    if not isinstance(expression, str | Text | Sql | pc.Expression) and not callable(expression):
         raise DeclarationError(
             f"{where}: {expression!r} is not a column expression",
             advice="Give a column's name, a pyarrow.compute expression, hr.text(…), or a function of a Batch.",
@@ -153,7 +194,7 @@ class Filter:
         return batch.filter(np.asarray(pc.fill_null(mask, False)))
 
     def __str__(self) -> str:
-        return f"filter {describe(self.expression)}"
+        return str(self.expression) if isinstance(self.expression, Sql) else f"filter {describe(self.expression)}"
 
 
 @dataclass(frozen=True, slots=True)

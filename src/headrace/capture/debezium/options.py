@@ -214,6 +214,11 @@ def events_of(configuration: Configuration) -> Iterator[tuple[str, str]]:
     for line in explain(configuration):
         name = line.name
         wanted = line.meaning.written or name in _OF_CAPTURE
+        if wanted and name in configuration.provided and line.part.startswith(("transforms.", "predicates.")):
+            raise DeclarationError(
+                f"{name} comes from a config provider, and what a transform is told is kept in the log",
+                advice="Write its value into the configuration.",
+            )
         if not wanted or name not in configuration.properties or name in configuration.provided or is_secret(name):
             continue
         value = configuration.get(name)

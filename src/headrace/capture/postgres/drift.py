@@ -18,6 +18,7 @@ from typing import Any
 
 from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
+from headrace.capture.postgres.parts import WHOLE, Part, Parts, part_of
 from headrace.capture.postgres.slot_binding import Stranded, read_record
 
 KIND = "captured"
@@ -36,6 +37,9 @@ GROWN = "grown"
 NARROWED = "narrowed"
 
 
+_NO_PARTS: Mapping[Any, Part] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Captured:
     """A table that is captured.
@@ -50,6 +54,7 @@ class Captured:
         left: why it is captured no more; "" as long as it is.
         streamed: its changes are published; those of a partitioned table may be its partitions'.
         partitions: OIDs of the tables that have its rows, where it is partitioned; None in logs made before.
+        part: what the user wants of it (`headrace.capture.postgres.parts.Part.text`).
     """
 
     oid: int
@@ -64,6 +69,7 @@ class Captured:
     left: str = ""
     streamed: bool = True
     partitions: Sequence[int] | None = None
+    part: str = ""
 
     @property
     def label(self) -> tuple[str, str]:
@@ -225,20 +231,36 @@ class Look:
     def options(self) -> dict[str, object]:
         return {name: value for name, value in (self.row or {}).items() if name not in _NOT_OPTIONS}
 
-    def only_ours(self, wanted: Mapping[str, object] = OPTIONS) -> bool:
-        """Return whether it sends everything of single tables, as a publication that a capture makes."""
-        plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
+    def only_ours(self, wanted: Mapping[str, object] = OPTIONS, parts: Mapping[int, Part] = _NO_PARTS) -> bool:
+        """Return whether it sends of single tables what is wanted, as a publication that a capture makes.
+
+        Args:
+            wanted: its options.
+            parts: what is wanted, by OID; everything of the others.
+        """
+        plain = all(
+            (entry.columns is None, entry.row_filter is None) == (not part.columns, not part.where)
+            for oid, entry in self.entries.items()
+            for part in [parts.get(oid, WHOLE)]
+        )
         unlike = [name for name, value in self.options.items() if value != wanted.get(name, value)]
         generated = self.options.get("pubgencols", "n") in ("n", False)
         return self.row is not None and plain and not unlike and generated and not self.namespaces
 
-    def began(self, tables: Iterable[tuple[int, str, str]]) -> Began:
+    def began(self, tables: Iterable[tuple[int, str, str]], parts: Parts = _NO_PARTS) -> Began:
         """Return what a capture of tables (OID, schema, name) begins with."""
         assert self.row is not None
         none = Entry(0, None, None)
         found = [(table, self.entries.get(table[0], none)) for table in tables]
         captured = tuple(
-            Captured(*table, entry.oid, entry.columns, entry.row_filter, partitions=self.partitions(table[0]))
+            Captured(
+                *table,
+                entry.oid,
+                entry.columns,
+                entry.row_filter,
+                partitions=self.partitions(table[0]),
+                part=parts.get(f"{table[1]}.{table[2]}", WHOLE).text,
+            )
             for table, entry in found
         )
         row = self.row
@@ -496,7 +518,9 @@ def _names(oids: Iterable[int], now: Look) -> str:
     return ", ".join(named) or "all of a schema"
 
 
-def recreated(publication: str, tables: Sequence[Table], *, everything: bool, by_leaf: bool) -> list[str]:
+def recreated(
+    publication: str, tables: Sequence[Table], parts: Parts = _NO_PARTS, *, everything: bool, by_leaf: bool
+) -> list[str]:
     """Return the statements that make a publication of our own, whatever there was of its name.
 
     Rows of partitioned tables are published as theirs, whatever partition they are in, or will be; also of those that
@@ -507,7 +531,7 @@ def recreated(publication: str, tables: Sequence[Table], *, everything: bool, by
         by_leaf: rows of partitioned tables are those of their partitions.
     """
     publish = f"publish = 'insert, update, delete, truncate', publish_via_partition_root = {str(not by_leaf).lower()}"
-    listed = ", ".join(table.only_sql for table in tables if table.persistence == "p")
+    listed = ", ".join(table.only_sql + part_of(parts, table).clause for table in tables if table.persistence == "p")
     which = "ALL TABLES" if everything else f"TABLE {listed}"
     return [
         f"DROP PUBLICATION IF EXISTS {quote(publication)}",

@@ -35,10 +35,11 @@ import pyarrow as pa
 
 from headrace.batch import Batch
 from headrace.capture.base import Piece
-from headrace.capture.postgres import catalog, checks, drift
+from headrace.capture.postgres import catalog, checks, drift, parts
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
 from headrace.capture.postgres.decode import Decoder, Known, Seen
 from headrace.capture.postgres.drift import Began, Captured
+from headrace.capture.postgres.parts import Parts, part_of
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, SnapshotStale, pieces
 from headrace.capture.postgres.startup import PATIENCE_S, Declared, Startup
 from headrace.capture.postgres.table import Events, topic_of, truncates
@@ -60,7 +61,7 @@ WHERE backend_xid IS NOT NULL AND backend_xid::text::bigint < %s ORDER BY xact_s
 """
 
 
-def publish(connection: SqlConnection, publication: str, tables: Sequence[Table]) -> int:
+def publish(connection: SqlConnection, publication: str, tables: Sequence[Table], wanted: Parts) -> int:
     """Put tables into a publication, but for those that are in it.
 
     Returns:
@@ -73,7 +74,8 @@ def publish(connection: SqlConnection, publication: str, tables: Sequence[Table]
         lacking = [table for table in tables if table.oid not in there]
         if lacking:
             names = ", ".join(table.only_sql for table in lacking)
-            connection.execute(f"ALTER PUBLICATION {quote(publication)} ADD TABLE {names}".encode())
+            listed = ", ".join(table.only_sql + part_of(wanted, table).clause for table in lacking)
+            connection.execute(f"ALTER PUBLICATION {quote(publication)} ADD TABLE {listed}".encode())
             # A name may be another table's by now.
             if {oid for (oid,) in connection.execute(query, [publication])} != there | {t.oid for t in lacking}:
                 raise psycopg.errors.UndefinedTable(f"one of {names} is another table now")
@@ -146,7 +148,8 @@ class Join:
             until = catalog.insert_lsn(connection)
             now = drift.look(connection, self._declared.publication, oids=[table.oid for table in self.tables])
         self.seen = Seen(text, until)
-        self._found = now.began((table.oid, *table.label) for table in self.tables).tables
+        labels = ((table.oid, *table.label) for table in self.tables)
+        self._found = now.began(labels, self._declared.parts).tables
 
     def captured(self, at: Lsn) -> tuple[Captured, ...]:
         """Return what the log's record is to have of the tables whose rows stand before an LSN."""
@@ -377,7 +380,7 @@ class Joins:
                 try:
                     if new:
                         own = declared.own_publication
-                        self._limit = publish(connection, declared.publication, new if own else ())
+                        self._limit = publish(connection, declared.publication, new if own else (), declared.parts)
                 except psycopg.errors.UndefinedTable:
                     new, all_seen = [], False  # dropped since; the others are seen at the next look
                 if new:
@@ -426,6 +429,7 @@ class Joins:
                 continue
             other = taken(declared.name, began, table.label) or _same_topic(declared.name, kept, table)
             why = _refusal(table, failing, other, by_root=bool(began.options.get("pubviaroot")))
+            why = why or self._unfit(connection, declared, table)
             if why:
                 self._refuse(table.oid, str(table), why, declared.name)
                 decoder.leave_out(table.oid)
@@ -455,6 +459,17 @@ class Joins:
             self._refused[oid] = why
             text = f"table {name} matches tables=… and is not captured: {why}"
             logger.warning("%s", text, extra=event("catalog", source=source))
+
+    @staticmethod
+    def _unfit(connection: SqlConnection, declared: Declared, table: Table) -> str:
+        """Return why a table cannot be published in part as the user wants it; nothing where it can."""
+        only = declared.allow_failing_updates and declared.debezium is None
+        identities = catalog.identities(connection, [table])
+        try:
+            parts.check(connection, [table], declared.parts, identities, str(declared.server), only_inserts=only)
+        except SourceRefused as error:
+            return error.message
+        return ""
 
     def next(self, declared: Declared, startup: Startup, decoder: Decoder, at: Lsn) -> list[Piece[Lsn]]:
         """Return the next piece of the tables that join; none where they have to wait a little longer.

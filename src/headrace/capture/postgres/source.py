@@ -50,6 +50,7 @@ from headrace.capture.postgres.incremental import IncrementalSnapshots, Reply
 from headrace.capture.postgres.joins import Joins, known, taken
 from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
+from headrace.capture.postgres.parts import Parts
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.resync import Acceptance, Resync
@@ -142,6 +143,7 @@ class PostgresSource:
         failover: bool = False,
         on_gap: OnGap = "fail",
         snapshots: SnapshotOptions | None = None,
+        parts: Parts | None = None,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -174,6 +176,7 @@ class PostgresSource:
             makes_publication=makes_publication,
             failover=failover,
             snapshots=snapshots or SnapshotOptions(),
+            parts=parts or {},
         )
         self._on_gap = on_gap
         self._read_rows: dict[str, int] = {}

@@ -15,12 +15,13 @@ from typing import Any
 import psycopg
 
 from headrace.capture.base import KIND, Log, Transaction
-from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
+from headrace.capture.postgres import catalog, checks, drift, parts, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.chunk_key import Key
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Captured, Look
 from headrace.capture.postgres.facts import Types
+from headrace.capture.postgres.parts import Parts, part_of
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import (
     PIECE_ROWS,
@@ -62,6 +63,7 @@ class Declared:
         snapshots: how rows are read that are there already.
         makes_publication: a publication that is not there is made.
         failover: the slot is one that standbys keep too.
+        parts: what our own publication has of tables that are not published as a whole, by ``schema.table``.
     """
 
     server: Server
@@ -80,6 +82,7 @@ class Declared:
     allow_failing_updates: bool = False
     makes_publication: bool = True
     failover: bool = False
+    parts: Parts = field(default_factory=dict)
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
     snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
@@ -199,6 +202,8 @@ class Startup:
             if self.changes:
                 self.failing = catalog.failing_updates(connection, [table.oid for table in self.tables])
             if known is None:
+                only = declared.allow_failing_updates and declared.debezium is None
+                parts.check(connection, self.tables, declared.parts, self.identities, str(server), only_inserts=only)
                 # Of a publication of the user's they fail already, whatever we do.
                 if declared.own_publication and not declared.allow_failing_updates:
                     indexes = catalog.unique_indexes(connection, list(self.failing))
@@ -279,6 +284,7 @@ class Startup:
         slot_binding.check_position(known, catalog.insert_lsn(connection))
         if self.began is None:
             self.began = self._taken_up(connection, known)
+        parts.check_unchanged({str(table): table.part for table in self.began.tables}, self._declared.parts)
         declared, now = self._declared, drift.look_again(connection, self.began)
         meant = declared.meant(connection)
         own, by_name = declared.own_publication, declared.by_name(self.began)
@@ -320,7 +326,7 @@ class Startup:
         if publication is None and not declared.makes_publication:
             checks.refuse(checks.publication(None, declared.publication, self.tables, str(server)))
         now = drift.look(connection, declared.publication)
-        self._everything = declared.wants_all_tables and catalog.role(connection).superuser
+        self._everything = declared.wants_all_tables and not declared.parts and catalog.role(connection).superuser
         mends = declared.own_publication and not self.right_shape(now)
         publishes = (mends or publication is None) and not self._everything
         name, reads = declared.publication, declared.with_snapshot
@@ -331,7 +337,8 @@ class Startup:
         """Return whether our own publication is as we would make it."""
         wanted = {**drift.OPTIONS, "puballtables": self._everything, "pubviaroot": not self._declared.by_leaf}
         listed = set() if self._everything else {table.oid for table in self.tables if table.persistence == "p"}
-        return now.only_ours(wanted) and now.entries.keys() == listed
+        of = {table.oid: part_of(self._declared.parts, table) for table in self.tables}
+        return now.only_ours(wanted, of) and now.entries.keys() == listed
 
     def _ensure_publication(self, connection: SqlConnection) -> Look:
         """Have a publication with the tables for a log that is new; our own is made anew when it is not as wanted.
@@ -346,9 +353,9 @@ class Startup:
         existing = catalog.publication(connection, name)
         if existing and not declared.own_publication:
             checks.refuse(checks.publication(existing, name, self._streamed(), str(server)))
-        elif not self.right_shape(drift.look(connection, name)):
+        elif declared.parts or not self.right_shape(drift.look(connection, name)):
             everything, by_leaf = self._everything, declared.by_leaf
-            statements = drift.recreated(name, self.tables, everything=everything, by_leaf=by_leaf)
+            statements = drift.recreated(name, self.tables, declared.parts, everything=everything, by_leaf=by_leaf)
             with server.translated(f"to make publication «{name}»"), connection.transaction():
                 for statement in statements:
                     connection.execute(statement.encode())
@@ -376,7 +383,7 @@ class Startup:
             if known is None:
                 self.doing = f"making publication «{declared.publication}»"
                 now = self._ensure_publication(connection)
-                self.began = now.began((table.oid, *table.label) for table in self.tables)
+                self.began = now.began(((table.oid, *table.label) for table in self.tables), declared.parts)
                 if declared.debezium is not None:
                     self.began = now.snapshot_only(self.began)
                 known = self._begin(connection, log, cancelled)

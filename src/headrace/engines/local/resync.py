@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.gaps import passed_gaps
+from headrace.capture.postgres.parts import Part
 from headrace.capture.postgres.resync import Resync, Unknown
 from headrace.capture.postgres.slot_binding import Claim, SourceRecord, Stranded, derived_name, known_sources
 from headrace.capture.postgres.snapshot import OnProgress
@@ -177,7 +179,7 @@ def _kept(log: Log, place: str, options: ResyncOptions, known: dict[str, SourceR
         record = known[name]
         dsn = options.dsn if name == chosen and options.dsn is not None else _address(log, name, record)
         derived = derived_name(app or name, name)
-        properties = log.records(DEBEZIUM).get(name)
+        properties, began = log.records(DEBEZIUM).get(name), Began.load(log, name)
         made.append(
             PostgresSource(
                 dsn,
@@ -190,6 +192,7 @@ def _kept(log: Log, place: str, options: ResyncOptions, known: dict[str, SourceR
                 take_over=options.take_over,
                 allow_failing_updates=True,  # they were captured so
                 debezium=None if properties is None else json.loads(properties),
+                parts={} if began is None else {str(table): Part.parse(table.part) for table in began.tables},
             )
         )
     return made

@@ -11,6 +11,7 @@ from typing import Any
 from headrace.capture.base import Source
 from headrace.capture.postgres.gaps import OnGap
 from headrace.capture.postgres.heartbeats import HeartbeatOptions
+from headrace.capture.postgres.parts import Part
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.reader import TopicsReader
@@ -61,6 +62,7 @@ def databases(
             failover=declared.failover,
             on_gap=on_gap or declared.on_gap,
             snapshots=declared.snapshots,
+            parts={table: Part(columns, where) for table, columns, where in declared.parts},
             on_progress=on_progress,
         )
         for declared in plan.sources

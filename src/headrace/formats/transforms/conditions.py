@@ -11,7 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from headrace.errors import FormatError
 from headrace.formats.json_text import TEXT, joined
 from headrace.formats.transforms.records import Column, Leaf, Records, Struct, dumped, mapped
 from headrace.formats.transforms.sides import Options, Transform, all_refused
+from headrace.sql_expressions import evaluated, problem
 
 _TYPES = {
     "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE",
@@ -81,36 +82,6 @@ def _where_wanted(options: Options, judged: Callable[[Records], list[Records]]) 
     return transform
 
 
-def check_expression(sql: str) -> str:
-    """Return what is wrong with an expression of SQL; nothing where it is right.
-
-    >>> check_expression("after.x > 1 AND op <> 'd'"), check_expression("1), (2")
-    ('', 'it is not one expression')
-    """
-    if not sql.strip():
-        return "it is empty"
-    query = "SELECT json_serialize_sql(?)"
-    (found,) = _connection().execute(query, [f"SELECT (\n{sql}\n)"]).fetchone() or ("{}",)
-    parsed = json.loads(found)
-    if parsed.get("error"):
-        return f"it is no SQL: {parsed.get('error_message')}"
-    nodes = [statement["node"] for statement in parsed["statements"]]
-    if len(nodes) != 1 or len(nodes[0].get("select_list", ())) != 1 or nodes[0]["from_table"]["type"] != "EMPTY":
-        return "it is not one expression"
-    return ""
-
-
-def _connection() -> Any:
-    # Only who has an expression needs it.
-    import duckdb
-
-    made = duckdb.connect(":memory:")
-    for setting in ("threads = 1", "autoinstall_known_extensions = false", "enable_external_access = false"):
-        made.execute(f"SET {setting}")
-    made.execute("SET lock_configuration = true")
-    return made
-
-
 @dataclass
 class _Expression:
     """An expression of SQL.
@@ -120,7 +91,6 @@ class _Expression:
     """
 
     sql: str
-    _queries: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def checked(cls, sql: str, options: Options) -> _Expression:
@@ -131,14 +101,10 @@ class _Expression:
         """
         language = options.text("language", "sql").lower()
         wrong = f"an expression of {language} is not run; write it in SQL" if language != "sql" else ""
-        wrong = wrong or check_expression(sql)
+        wrong = wrong or problem(sql)
         if wrong:
             raise ValueError(f"{sql}: {wrong}")
         return cls(sql)
-
-    @cached_property
-    def _duckdb(self) -> Any:
-        return _connection()
 
     @cached_property
     def _words(self) -> frozenset[str]:
@@ -162,35 +128,28 @@ class _Expression:
         Raises:
             FormatError: it has none; with DuckDB's reason.
         """
-        import duckdb
-
         n = len(records)
         value, key = self._read(records.value, "value", n), self._read(records.key, "key", n)
         header = self._read(Struct({}, dict(records.headers), n), "header", n)
         batch = pa.table({
-            "place": np.arange(n), "topic": records.topics, "value": value[0], "key": key[0], "header": header[0],
+            "topic": records.topics, "value": value[0], "key": key[0], "header": header[0],
         })  # fmt: skip
         names = [] if not isinstance(records.value, Struct) else list(value[1])
-        query = self._query(value[1], key[1], header[1], [name for name in names if name not in _OUTER])
+        source = self._source(value[1], key[1], header[1], [name for name in names if name not in _OUTER])
         try:
-            self._duckdb.register("batch", batch)
-            found = self._duckdb.sql(query).to_arrow_table()
-        except duckdb.Error as error:
-            raise FormatError(f"Error while evaluating expression '{self.sql}': {_first_line(error)}") from error
-        finally:
-            self._duckdb.unregister("batch")
-        return found.column("found").combine_chunks()
+            return evaluated(self.sql, batch, source)
+        except ValueError as error:
+            raise FormatError(f"Error while evaluating expression '{self.sql}': {error}") from error
 
-    def _query(self, value: Any, key: Any, header: Any, names: list[str]) -> str:
+    def _source(self, value: Any, key: Any, header: Any, names: list[str]) -> str:
         def struct(name: str, structure: Any) -> str:
             text = dumped(structure).replace("'", "''")
             return f"json_transform({name}, '{text}') AS {name}" if structure else f"NULL AS {name}"
 
         shown = ", ".join(f"value.{_identifier(name)} AS {_identifier(name)}" for name in names)
         parsed = ", ".join(struct(name, of) for name, of in (("value", value), ("key", key), ("header", header)))
-        inner = f"SELECT place, topic, {parsed} FROM batch"
-        outer = f"SELECT *{', ' + shown if shown else ''} FROM ({inner})"
-        return f"SELECT (\n{self.sql}\n) AS found FROM ({outer}) ORDER BY place"
+        inner = f"SELECT topic, {parsed} FROM batch"
+        return f"(SELECT *{', ' + shown if shown else ''} FROM ({inner}))"
 
     def _read(self, column: Column | None, root: str, n: int) -> tuple[pa.Array, Any]:
         """Return a column's JSON, of the fields that the expression names, and its structure as DuckDB has it."""
@@ -220,10 +179,6 @@ class _Expression:
         found = {name: c for name, c in structs.fields.items() if whole or name.lower() in lower or name in _ROOTS}
         exact = {name.lower() for name in found if name in self._words}
         return {name: c for name, c in found.items() if name in self._words or name.lower() not in exact}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _identifier(name: str) -> str:
