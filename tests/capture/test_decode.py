@@ -729,13 +729,20 @@ def _rows_of(pieces: Sequence[Piece[Lsn]]) -> dict[tuple[str, int, int], dict[st
     """Return every row by topic and position; what the tables of dead letters hold too."""
     return {
         (topic, int(batch.lsn[row]), int(batch.index[row])): {
-            name: plain(column)[row]
+            name: _raw(column)[row]
             for name, column in zip(batch.records.schema.names, batch.records.columns, strict=True)
         }
         for piece in pieces
         for topic, batch in (*piece.batches, *piece.rejected)
         for row in range(batch.num_rows)
     }
+
+
+def _raw(array: pa.Array) -> list[Any]:
+    """Return values, texts as their bytes: damaged ones may be no UTF-8, which the log's writer finds."""
+    if pa.types.is_struct(array.type):
+        return list(zip(*(_raw(part) for part in array.flatten()), strict=True))
+    return plain(array.view(pa.binary()) if pa.types.is_string(array.type) else array)
 
 
 _EDIT = st.tuples(
