@@ -237,6 +237,9 @@ class Connecting:
             self._wait(until, wake_fd)
             status = self._pgconn.connect_poll() if self._ready else self._wanted
             if status == pq.PollingStatus.OK:
+                if self._pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
+                    # Else the first text that is not UTF-8 ends the stream.
+                    self._pgconn.exec_(b"SET client_encoding = 'SQL_ASCII'")
                 return Replication(self._server, self._pgconn)
             if status == pq.PollingStatus.FAILED:
                 self._fail(self._pgconn.get_error_message("utf-8"))

@@ -27,7 +27,7 @@ from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quot
 from headrace.capture.postgres.client import Server, without_timeout
 from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
-from headrace.capture.postgres.table import nans, plain_json
+from headrace.capture.postgres.table import misfit, nans, plain_json
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
@@ -179,6 +179,9 @@ def connect_reader(server: Server, version: int) -> Any:
     connection = adbc.connect(server.conninfo(**without_timeout(server, version)), autocommit=True)
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SET synchronize_seqscans = off")
+        cursor.execute("SELECT current_setting('server_encoding')")
+        if cursor.fetchone() == ("SQL_ASCII",):
+            cursor.execute("SET client_encoding = 'SQL_ASCII'")  # else the first text that is not UTF-8 ends it
     return connection
 
 
@@ -295,6 +298,7 @@ class Converter:
     def convert(self, records: pa.RecordBatch, index: int) -> tuple[pa.RecordBatch, Batch | None]:
         """Return the rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""
         meta = self._meta(records.num_rows, index)
+        records = self._told(records)
         if records.num_columns == len(self._fields):
             return self._rows(records, meta), None
         records, dead, nan = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
@@ -308,6 +312,7 @@ class Converter:
 
     def refused(self, records: pa.RecordBatch) -> pa.RecordBatch | None:
         """Return the rows for which `convert` makes dead letters; what does not fit in them is null."""
+        records = self._told(records)
         if records.num_columns == len(self._fields):
             return None
         records, dead, _ = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
@@ -316,6 +321,24 @@ class Converter:
         lost = records.filter(dead.is_valid())
         columns = [_fitting(lost.column(field.name), field.type) for field in self._fields]
         return pa.RecordBatch.from_arrays(columns, schema=self.rows_schema)
+
+    def _told(self, records: pa.RecordBatch) -> pa.RecordBatch:
+        """Return rows with the texts that are not UTF-8 where `select` has what Arrow cannot hold."""
+        columns = dict(zip(records.schema.names, records.columns, strict=True))
+        dead: dict[int, dict[str, str]] = {}
+        for name, column in columns.items():
+            lost = values.not_utf8(column) if pa.types.is_string(column.type) else None
+            if lost is not None:
+                strange = column.view(pa.binary()).filter(pa.array(lost)).to_pylist()
+                for row, text in zip(np.flatnonzero(lost).tolist(), strange, strict=True):
+                    dead.setdefault(row, {})[name] = text.decode(errors="backslashreplace")
+                columns[name] = values.without(column, lost)
+        if not dead:
+            return records
+        told = columns.pop(_DEAD, pa.nulls(records.num_rows, pa.string())).to_pylist()
+        for row, texts in dead.items():
+            told[row] = json.dumps({**json.loads(told[row] or "{}"), **texts})
+        return pa.RecordBatch.from_pydict({**columns, _DEAD: pa.array(told, pa.string())})
 
     def _with_infinities(
         self, records: pa.RecordBatch, dead: pa.Array
@@ -392,7 +415,7 @@ class Converter:
 
     def _reason(self, name: str, text: str) -> str:
         field = self._schema.field(name)
-        return f"column «{name}»: {field.metadata[b'postgres.type'].decode()} «{text}» does not fit {field.type}"
+        return f"column «{name}»: {field.metadata[b'postgres.type'].decode()} «{text}» {misfit(field.type)}"
 
 
 def _fitting(column: pa.Array, kind: pa.DataType) -> pa.Array:

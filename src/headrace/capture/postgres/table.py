@@ -263,6 +263,9 @@ def _decode(
             message = int(messages[error.row])
             at = _offset(frame, cell, error.row, message)
             raise frame.error(message, at, f"column «{arrow.name}»: {error}") from error
+        if lost is None and pa.types.is_string(array.type):
+            lost = values.not_utf8(array)
+            array = array if lost is None else values.without(array, lost)
         decoded.append(array)
         if lost is not None and pa.types.is_decimal(arrow.type):
             not_numbers = lost & _is_nan(cell)
@@ -401,9 +404,14 @@ def reasons(fields: Sequence[pa.Field], bad: dict[int, Mask], cells: Sequence[Ce
                 field = fields[index]
                 kind = field.metadata[b"postgres.type"].decode()
                 value = refused_text(cells[index], row, kind)
-                why.append(f"column «{field.name}»: {kind} «{value}» does not fit {field.type}")
+                why.append(f"column «{field.name}»: {kind} «{value}» {misfit(field.type)}")
         texts.append("; ".join(why))
     return texts
+
+
+def misfit(kind: pa.DataType) -> str:
+    """Say why Arrow cannot hold a value."""
+    return "is not UTF-8" if pa.types.is_string(kind) else f"does not fit {kind}"
 
 
 def as_json(
@@ -421,8 +429,8 @@ def as_json(
 def refused_text(cells: Cells, row: int, type_name: str) -> str:
     """Return PostgreSQL's text of a value that Arrow cannot hold."""
     kind, value = cells.at(row)
-    if kind == TEXT:
-        return value.decode(errors="replace")
+    if kind == TEXT or (kind == BINARY and not type_name.startswith(("numeric", "date", "timestamp"))):
+        return value.decode(errors="backslashreplace")
     if kind != BINARY:
         return ""
     if type_name.startswith("numeric"):

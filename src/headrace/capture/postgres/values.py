@@ -411,6 +411,31 @@ def _interleave(parts: list[tuple[Ints, Bytes, Ints]], length: Ints) -> Bytes:
     return data
 
 
+def not_utf8(array: pa.Array) -> Mask | None:
+    """Return which texts are not UTF-8, as of a database with the encoding SQL_ASCII; None where all are.
+
+    >>> not_utf8(pa.array([b"a", b"\\xff", None]).view(pa.string())).tolist()
+    [False, True, False]
+    """
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return np.array([_is_strange(text) for text in array.view(pa.binary()).to_pylist()])
+    return None
+
+
+def _is_strange(text: bytes | None) -> bool:
+    try:
+        return text is not None and text.decode() is None
+    except UnicodeDecodeError:
+        return True
+
+
+def without(array: pa.Array, lost: Mask) -> pa.Array:
+    """Return texts with nulls where they are no UTF-8."""
+    return pc.if_else(pa.array(~lost), array.view(pa.binary()), pa.scalar(None, pa.binary())).cast(pa.string())
+
+
 # --- the text form ---
 
 _DAY_US = 86_400_000_000
