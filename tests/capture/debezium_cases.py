@@ -21,7 +21,14 @@ from headrace.log import open_log
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "debezium_cases"
 OURS = Path(__file__).parents[1] / "data" / "debezium_cases"
 SHIPPED = frozenset(path.stem for path in OURS.glob("*.sql"))
+# What the same Debezium emitted for scripts of ours: envelopes, and schemas.
+RECORDED = OURS.parent / "debezium_recorded"
 PREFIX = "dbz"
+CONNECTOR = {
+    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+    "topic.prefix": PREFIX,
+    "plugin.name": "pgoutput",
+}
 REWRITE = {
     "transforms": "unwrap",
     "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
@@ -110,15 +117,7 @@ class Case:
         """Capture the case into a log, natively."""
         self.run(database, self.setup)
         app = hr.App(PREFIX, log=str(log))
-        tables = self.config.get("table.include.list", r".*\..*").split(",")
-        snapshot = "never" if self.config.get("snapshot.mode") == "no_data" else "initial"
-        app.postgres(
-            database.dsn,
-            tables=tables,
-            compat="debezium",
-            properties=dict(self.config),
-            snapshot=snapshot,  # type: ignore[arg-type]
-        )
+        app.debezium({**CONNECTOR, **self.config}, dsn=database.dsn)
         with app.start() as running:
             running.wait(60)
             self.run(database, self.stream, lambda: running.wait(60))
@@ -152,7 +151,7 @@ class Case:
 
 def names() -> list[str]:
     """Return the cases that are there: a few are with the project."""
-    return sorted({path.stem for path in SHARED.glob("*.sql")} | SHIPPED)
+    return sorted({path.stem for folder in (SHARED, RECORDED) for path in folder.glob("*.sql")} | SHIPPED)
 
 
 def recorded_forms(name: str) -> list[str]:
@@ -161,7 +160,8 @@ def recorded_forms(name: str) -> list[str]:
 
 
 def _file(name: str, kind: str) -> Path:
-    return (OURS if name in SHIPPED else SHARED) / f"{name}.{kind}"
+    folder = OURS if name in SHIPPED else RECORDED if (RECORDED / f"{name}.sql").exists() else SHARED
+    return folder / f"{name}.{kind}"
 
 
 def _whole(text: str) -> bool:

@@ -114,7 +114,7 @@ def test_a_database_without_a_file(connector: Path, database: Database, tmp_path
 
 def test_what_cannot_be_run_is_said_at_once_and_leaves_nothing(connector: Path, tmp_path: Path) -> None:
     log = tmp_path / "none.headrace"
-    settings = ("--set", "xmin.fetch.interval.ms=1000", "--set", "slot.nam=x", "--set", "snapshot.mode=when_needed")
+    settings = ("--set", "xmin.fetch.interval.ms=1000", "--set", "slot.nam=x", "--set", "snapshot.mode=custom")
     error = refused("capture", "--config", connector, "--log", log, *settings)
     assert error.exit_code == 2
     for said in ("xmin.fetch.interval.ms = 1000: Not supported yet.", "did you mean «slot.name»", "snapshot.mode"):

@@ -101,7 +101,7 @@ def test_sigterm_while_a_table_is_locked(table: Database, tmp_path: Path) -> Non
     table.execute("INSERT INTO t VALUES (1, 1)")
     with psycopg.connect(table.dsn) as holding:
         holding.execute("LOCK TABLE t IN SHARE MODE")
-        with capturing(table.dsn, log) as process:
+        with capturing(table.dsn, log, "--set", "publication.autocreate.mode=filtered") as process:
             wait_until(lambda: "it waits for a lock on table" in log.with_suffix(".said").read_text(), "the lock")
             end(process)
     finish(table.dsn, log, [1])

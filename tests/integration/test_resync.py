@@ -133,7 +133,7 @@ def test_a_log_whose_slot_was_dropped_goes_on(captured: hr.App, database: Databa
     assert (figures(would), would["reason"]) == (figures(done), done["reason"])
     assert figures(done) == {
         "public.orders": (19, 19, 16, 2, 1, 2, 0),
-        "public.places": (1, 2, 1, 1, 0, 0, 1),
+        "public.places": (3, 2, 1, 0, 1, 0, 2),
         "public.visits": (12, 12, 11, 1, 0, 1, 0),
     }
     new = events(captured, topic)[len(before) :]

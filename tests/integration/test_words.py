@@ -166,6 +166,7 @@ class Product:
         derived = {"size": 2, "x": 1e9, "a": 1e8, "b": 1e9, "column": column, "cooldown": 0, "detector": Always()}
         taken = {"rows": 3, "span": "1 h", "aggregates": {"count": hr.metrics.count()}, "q": 0.5}
         names = {"columns": (column,), "computed": {"more": column}, "topic": f"out-{number}"}
+        names["condition"] = f'"{column}" IS NOT NULL'
         return {**sinks, **more, **operations, **graded, **derived, **taken, **names}
 
     def declare(self, kind: str, word: str, declaration: Callable[[], Look]) -> None:

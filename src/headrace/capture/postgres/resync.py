@@ -279,8 +279,10 @@ class Resync(Startup):
         index = 0
         for table in snapshot.tables:
             compared = Compared(str(table), self._topic(table))
-            # A comparison sees values only, and would take NaN for NULL.
-            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us, with_nan=False)
+            # A comparison sees values only, and takes NaN for NULL: by key a row with one is left as the log knows it;
+            # without a key it would be taken for one that is gone.
+            keyless = not (table.identity_columns or table.key)
+            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us, with_nan=keyless)
             try:
                 index = self._compare_table(snapshot, log, table, compared, staging(log, converter, index))
             except OSError as error:

@@ -68,7 +68,8 @@ class Wake:
 
     def __init__(self) -> None:
         self.fd, self._writer = os.pipe()
-        weakref.finalize(self, _close, self.fd, self._writer)
+        # Not when the interpreter ends: threads that are left then may still wake others.
+        weakref.finalize(self, _close, self.fd, self._writer).atexit = False
         os.set_blocking(self.fd, False)
         os.set_blocking(self._writer, False)
         self._poll = select.poll()
