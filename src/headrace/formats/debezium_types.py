@@ -226,7 +226,7 @@ def columns(facts: Mapping[str, Any], options: TypeOptions) -> list[Column]:
         named = f"{table}.{about['name']}"
         if _any(options.excluded, named) or (options.included and not _any(options.included, named)):
             continue
-        column = _column(about, named, options, about["name"] in facts["key"])
+        column = _column(about, named, options)
         if column is not None:
             found.append(column)
     _check_apart(table, found)
@@ -281,11 +281,11 @@ def avro_name(name: str, mode: str, *, dots: bool) -> str:
     return found
 
 
-def _column(about: Mapping[str, Any], named: str, options: TypeOptions, in_key: bool) -> Column | None:
+def _column(about: Mapping[str, Any], named: str, options: TypeOptions) -> Column | None:
     kind = kind_of(about["type"], options)
     if kind is None:
         return None
-    optional = not (about["not_null"] or in_key)
+    optional = not about["not_null"]
     default = _default(about, kind)
     mapper = _mapper(kind, about, named, options)
     schema = kind.schema
@@ -430,6 +430,7 @@ _SIZES = {
     "int8": (19, 0),
     "oid": (10, 0),
     "bool": (1, 0),
+    "char": (1, 0),
     "float4": (8, 8),
     "float8": (17, 17),
     "numeric": (0, 0),
@@ -1229,8 +1230,10 @@ def java_double(number: Any) -> str:
 
 
 def _name(about: Mapping[str, Any], options: TypeOptions) -> Kind:
-    """Names are null while it streams."""
+    """Names are null while it streams, unless types are taken that Debezium does not know."""
     kind = _PLAIN_TEXT(about, options)
+    if options.unknown:
+        return kind
     return replace(kind, write=lambda array: pa.nulls(len(array), TEXT), write_read=kind.write)
 
 

@@ -37,7 +37,7 @@ from headrace.formats.debezium_types import (
 from headrace.formats.json_text import TEXT, in_quotes, joined
 from headrace.formats.transforms.chain import Chain, Refusal, flattening_alone, printed
 from headrace.formats.transforms.records import Column as Values
-from headrace.formats.transforms.records import Leaf, Records, Struct, parsed
+from headrace.formats.transforms.records import Leaf, Records, Struct, parsed, struct_text
 
 FACTS = b"postgres.facts"
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
@@ -299,11 +299,7 @@ class EventWriter:
             written = columns(facts, self.options.row_types)
             by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
             chosen = self._chosen_key(named, list(by_name))
-            if chosen:  # columns of a key that was chosen may be NULL as they could be before
-                facts = {**facts, "key": []}
-                written = columns(facts, self.options.row_types)
-                by_name = {column.name: column for column in columns(facts, self.options.row_types.of_keys)}
-            key = [by_name[name] for name in chosen or json.loads(raw)["key"] if name in by_name]
+            key = [by_name[name] for name in chosen or facts["key"] if name in by_name]
             # A table that was given another name has another topic from then on.
             topic = _NOT_IN_TOPICS.sub("_", self.options.delimiter.join([self.name, facts["schema"], facts["table"]]))
             known = self._tables[raw] = _Table(facts, written, key, topic)
@@ -360,7 +356,7 @@ class _Events:
         return f"{self.table.facts['schema']}.{self.table.facts['table']}"
 
     def _key_header(self, name: str, keys: pa.Array) -> Any:
-        return _header(name, _struct(keys))
+        return _header(name, _struct(keys, self.key_schema))
 
     def _idle(self) -> Mask:
         """Return which updates left all columns as they were, of those that are written."""
@@ -800,17 +796,9 @@ def _header(name: str, texts: pa.Array) -> pa.Array:
     return joined([f"[{java_string(name)}, ", texts, "]"], len(texts))
 
 
-def _struct(keys: pa.Array) -> pa.Array:
+def _struct(keys: pa.Array, schema: Schema) -> pa.Array:
     """Return keys as Java prints a Struct, as JSON strings."""
-
-    def shown(value: Any) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    found = []
-    for text in keys.to_pylist():
-        pairs = ",".join(f"{name}={shown(value)}" for name, value in json.loads(text).items() if value is not None)
-        found.append(java_string(f"Struct{{{pairs}}}"))
-    return pa.array(found, TEXT)
+    return pa.array([java_string(struct_text(json.loads(text), schema)) for text in keys.to_pylist()], TEXT)
 
 
 # -- messages of pg_logical_emit_message ------------------------------------------------------------------------------

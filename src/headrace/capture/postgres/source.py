@@ -447,10 +447,20 @@ class PostgresSource:
             return Stranger.LEFT_OUT if self._joins.refuses(relation.oid) else Stranger.AWAITED
         return self._take_up(relation, lsn)
 
+    def _see_dropped(self, label: tuple[str, str]) -> None:
+        """Note that the table of a topic was dropped, where that is so and nobody has looked since."""
+        assert self._startup.began is not None
+        had = [table.oid for table in self._startup.began.active if table.label == label]
+        with self._sql_lock, self._declared.server.translated("a catalog query"):
+            gone = [oid for oid in had if not catalog.is_there(self._connected(), oid)]
+        if gone:
+            self._startup.leave(dict.fromkeys(gone, drift.DROPPED), {})
+
     def _take_up(self, relation: Relation, lsn: int) -> Known | Stranger:
         """Capture a table from a commit on, as Debezium does: without the rows that it had."""
         assert self._startup.began is not None
         label = (relation.schema, relation.table)
+        self._see_dropped(label)
         if other := taken(self.name, self._startup.began, label):
             self._say(f"table {'.'.join(label)} is not captured: its topic is that of {other}")
             return Stranger.LEFT_OUT

@@ -7,9 +7,11 @@ https://kafka.apache.org/documentation/#connect_transforms
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -314,27 +316,40 @@ class Records:
 
 
 def _shown(column: Column) -> pa.Array:
-    """Return a header's values: JSON, of a struct the text that Java prints."""
-    texts = column.json(defaults=False)
-    if isinstance(column, Leaf) and column.schema["type"] != "struct":
-        return texts
-    return mapped(texts, lambda text: java_string(struct_text(json.loads(text))))
+    """Return a header's values as texts, those that are none as Java prints them; null is null."""
+    schema = column.whole_schema
+
+    def shown(text: str) -> str:
+        value = json.loads(text, parse_float=_Number)
+        if value is None or isinstance(value, str):
+            return text
+        return java_string(struct_text(value, schema))
+
+    return mapped(column.json(defaults=False), shown)
 
 
-def struct_text(value: Any) -> str:
-    """Return a value as Java prints a Struct.
+def struct_text(value: Any, schema: Schema | None = None) -> str:
+    """Return a value as Java prints a Struct, a list, or what is in them.
 
     >>> struct_text({"id": 1, "ok": True, "no": None})
     'Struct{id=1,ok=true}'
+    >>> decimal = {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "2"}}
+    >>> struct_text({"n": "APo="}, {"type": "struct", "fields": [{**decimal, "field": "n"}]})
+    'Struct{n=2.50}'
     """
+    of = schema or {}
     if isinstance(value, dict):
-        return f"Struct{{{','.join(f'{k}={struct_text(v)}' for k, v in value.items() if v is not None)}}}"
+        fields = {part.get("field"): part for part in of.get("fields", ())}
+        pairs = [f"{name}={struct_text(item, fields.get(name))}" for name, item in value.items() if item is not None]
+        return f"Struct{{{','.join(pairs)}}}"
     if isinstance(value, list):
-        return f"[{', '.join(struct_text(item) for item in value)}]"
+        return f"[{', '.join(struct_text(item, of.get('items')) for item in value)}]"
+    if isinstance(value, str) and of.get("name") == "org.apache.kafka.connect.data.Decimal":
+        unscaled = int.from_bytes(base64.b64decode(value), "big", signed=True)
+        return str(Decimal(unscaled).scaleb(-int(of["parameters"]["scale"])))
+    if isinstance(value, _Number):
+        return value.text
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-# -- from lines -------------------------------------------------------------------------------------------------------
 
 
 def parsed(lines: Sequence[str]) -> list[Records]:
