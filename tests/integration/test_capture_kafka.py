@@ -77,8 +77,11 @@ def declared_by(connect: KafkaConnect, path: str, body: dict[str, str] | None = 
 def test_the_table_has_what_the_connector_itself_declares(connect: KafkaConnect) -> None:
     config = {"connector.class": PLUGIN, "name": "x", "topic.prefix": "x"}
     found = declared_by(connect, f"/{PLUGIN}/config/validate", config)["configs"]
-    # What Debezium declares of these two is a regular expression that it has wrong.
-    names = [config["definition"]["name"].replace("(d+)", "8") for config in found]
+    # What Debezium declares of some is a regular expression, of two one that it has wrong.
+    parts = {"(d+)": "8", "([^.]+)": "SHA-256", "(.+)": "salt"}
+    names = [config["definition"]["name"] for config in found]
+    for part, given in parts.items():
+        names = [name.replace(part, given) for name in names]
     assert len(names) > 140
     assert [name for name in names if find(name) is None] == []
 
