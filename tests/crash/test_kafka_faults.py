@@ -248,6 +248,7 @@ def test_a_broker_that_dies_under_topics_of_others_comes_back(kind: str, tmp_pat
 # -- transactions that others end ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_zombie_is_fenced(dsn: str, tmp_path: Path, broker: KafkaBroker) -> None:
     log, whole = f"kafka://{broker.bootstrap}", tmp_path / "whole.headrace"
     harness.run(dsn, whole, name="whole")

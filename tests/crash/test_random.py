@@ -308,6 +308,7 @@ def small() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_one_round(small: PostgresServer, tmp_path: Path) -> None:
     made = Round(small, tmp_path, seed=1)
     print(made.run(kills=3))
