@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks import workload
-from benchmarks.snapshot import copied
+from benchmarks.snapshot import measured
 from benchmarks.workload import Case
-from headrace.testing.servers import PostgresServer, postgres
+from headrace.testing.servers import postgres
 
 COLUMNS = (6, 82, 1_000)
 
@@ -34,34 +31,11 @@ def run(cells: int) -> list[dict[str, Any]]:
                 ),
             )
             figures.append(_of_cells(case.measure(server), columns))
-            figures.append(_of_cells(_snapshot(server, table, made, values, rows), columns))
+            server.execute(made)
+            workload.fill(server, table, values, rows, per_transaction=1_000)
+            figures.append(_of_cells(measured(server, f"snapshot-{table}", table, rows), columns))
+            workload.clear(server)
     return figures
-
-
-def _snapshot(server: PostgresServer, table: str, made: str, values: str, rows: int) -> dict[str, Any]:
-    server.execute(made)
-    workload.fill(server, table, values, rows, per_transaction=1_000)
-    server.execute(f"vacuum analyze {table}")
-    reference, ours = [], []
-    with tempfile.TemporaryDirectory() as directory:
-        for i in range(workload.REPEATS):
-            reference.append(copied(server, table))
-            ours.append(
-                workload.catch_up(workload.capture_app(server, f"{table}{i}", Path(directory), "public.wide.*"))
-            )
-    for (slot,) in server.execute("select slot_name from pg_replication_slots where not active"):
-        server.execute("select pg_drop_replication_slot(%s)", slot)
-    for (publication,) in server.execute("select pubname from pg_publication"):
-        server.execute(f"drop publication {publication}")
-    server.execute(f"drop table {table}")
-    return {
-        "name": f"snapshot-{table}",
-        "reference": rows / statistics.median(reference),
-        "ours": rows / statistics.median(ours),
-        "ratio": statistics.median(r / o for r, o in zip(reference, ours, strict=True)),
-        "unit": "rows/s",
-        "details": {"rows": rows, "reference": "psql COPY (FORMAT binary) to /dev/null", "pairs": [reference, ours]},
-    }
 
 
 def _of_cells(figure: dict[str, Any], columns: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import tempfile
 import time
@@ -12,35 +11,26 @@ from typing import Any
 from benchmarks import workload
 from headrace.testing.servers import PostgresServer, postgres
 
-REPEATS = 3
-
 
 def run(rows: int) -> list[dict[str, Any]]:
     """Rows a second into the durable log, from nothing to visible."""
-    with postgres(settings={"max_wal_size": "8GB"}) as server, tempfile.TemporaryDirectory() as directory:
+    with postgres(settings={"max_wal_size": "8GB"}) as server:
         server.execute(f"create table numbers ({workload.NUMBERS})")
         workload.fill(server, "numbers", workload.NUMBER_VALUES, rows, per_transaction=100_000)
-        server.execute("vacuum analyze numbers")
-        reference, ours = [], []
-        for i in range(REPEATS):
-            reference.append(copied(server, "numbers"))
-            app = workload.capture_app(server, f"snapshot{i}", Path(directory), r"public\.numbers")
+        return [measured(server, "snapshot", "numbers", rows)]
+
+
+def measured(server: PostgresServer, name: str, table: str, rows: int) -> dict[str, Any]:
+    """Return rows a second of a table, in pairs one after another."""
+    server.execute(f"vacuum analyze {table}")
+    reference, ours = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        for i in range(workload.REPEATS):
+            reference.append(copied(server, table))
+            app = workload.capture_app(server, f"{table}{i}", Path(directory), rf"public\.{table}")
             ours.append(workload.catch_up(app))
-            assert len(app.topic("b.public.numbers").read()) == rows
-    return [
-        {
-            "name": "snapshot",
-            "reference": rows / statistics.median(reference),
-            "ours": rows / statistics.median(ours),
-            "ratio": statistics.median(r / o for r, o in zip(reference, ours, strict=True)),
-            "unit": "rows/s",
-            "details": {
-                "rows": rows,
-                "reference": "psql COPY (FORMAT binary) to /dev/null",
-                "pairs": [reference, ours],
-            },
-        }
-    ]
+            assert len(app.topic(f"b.public.{table}").read()) == rows
+    return workload.rate(name, rows, reference, ours, "psql COPY (FORMAT binary) to /dev/null")
 
 
 def copied(server: PostgresServer, table: str) -> float:

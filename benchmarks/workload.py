@@ -81,6 +81,27 @@ def catch_up(app: hr.App) -> float:
         return time.perf_counter() - started
 
 
+def clear(server: PostgresServer) -> None:
+    """Leave a server without slots that nobody reads, publications and tables."""
+    for (slot,) in server.execute("select slot_name from pg_replication_slots where not active"):
+        server.execute("select pg_drop_replication_slot(%s)", slot)
+    for (publication,) in server.execute("select pubname from pg_publication"):
+        server.execute(f"drop publication {publication}")
+    server.execute("drop schema public cascade; create schema public")
+
+
+def rate(name: str, rows: int, reference: list[float], ours: list[float], against: str) -> dict[str, Any]:
+    """Return the figure of rows a second, from the seconds of pairs of runs."""
+    return {
+        "name": name,
+        "reference": rows / statistics.median(reference),
+        "ours": rows / statistics.median(ours),
+        "ratio": statistics.median(r / o for r, o in zip(reference, ours, strict=True)),
+        "unit": "rows/s",
+        "details": {"rows": rows, "reference": against, "pairs": [reference, ours]},
+    }
+
+
 @dataclass
 class Case:
     """A workload that identical slots decode, for `pg_recvlogical -f /dev/null` and for us, in pairs.
@@ -122,17 +143,6 @@ class Case:
             for i, app in enumerate(apps):
                 reference.append(pg_recvlogical(server, f"ref_{short}{i}", made[0][0], binary=self.binary))
                 ours.append(self.catch_up(app))
-        for (slot,) in server.execute("select slot_name from pg_replication_slots where not active"):
-            server.execute("select pg_drop_replication_slot(%s)", slot)
-        for (publication,) in made:
-            server.execute(f"drop publication {publication}")
-        server.execute("drop schema public cascade; create schema public")
-        figure = {
-            "name": self.name,
-            "reference": self.rows / statistics.median(reference),
-            "ours": self.rows / statistics.median(ours),
-            "ratio": statistics.median(r / o for r, o in zip(reference, ours, strict=True)),
-            "unit": "rows/s",
-            "details": {"rows": self.rows, "reference": "pg_recvlogical -f /dev/null", "pairs": [reference, ours]},
-        }
+        clear(server)
+        figure = rate(self.name, self.rows, reference, ours, "pg_recvlogical -f /dev/null")
         return figure if self.target is None else {**figure, "target": self.target}

@@ -33,11 +33,11 @@ class Database:
         self.dsn = server.dsn.replace("/postgres?", f"/{name}?")
 
     @classmethod
-    def create(cls, server: PostgresServer, name: str = "test") -> Self:
+    def create(cls, server: PostgresServer, name: str = "test", options: str = "") -> Self:
         """Make an empty database; its name begins with this one, and is no other's."""
         plain = re.sub(r"\W", "_", name).strip("_").lower()[:40]
         name = f"{plain}_{secrets.token_hex(4)}"
-        server.execute(f"CREATE DATABASE {name}")
+        server.execute(f"CREATE DATABASE {name} {options}")
         return cls(server, name)
 
     def execute(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -61,9 +61,9 @@ class Database:
 
 
 @contextlib.contextmanager
-def fresh_database(server: PostgresServer, name: str = "test") -> Iterator[Database]:
+def fresh_database(server: PostgresServer, name: str = "test", options: str = "") -> Iterator[Database]:
     """A database as long as a block lasts."""
-    made = Database.create(server, name)
+    made = Database.create(server, name, options)
     try:
         yield made
     finally:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
+from tests.databases import debian_binaries
 
 from headrace.capture.postgres import drift
 from headrace.capture.postgres.client import Replication
@@ -21,7 +21,6 @@ from headrace.testing.servers import PostgresServer, postgres
 
 from .conftest import CapturedDatabase, Engine
 
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
 N = 800  # rows of about 100 bytes
 
 
@@ -68,9 +67,7 @@ def run(server: PostgresServer, dsn: str, statements: str) -> None:
 @pytest.fixture(scope="module", params=["18", "15"])
 def small(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A server that decodes with little memory."""
-    binaries = DEBIAN if request.param == "15" else None
-    if binaries is not None and not binaries.exists():
-        pytest.skip("PostgreSQL 15 is not installed (apt-get install postgresql-15)")
+    binaries = debian_binaries() if request.param == "15" else None
     settings = {"logical_decoding_work_mem": "64kB", "max_prepared_transactions": "8", "fsync": "off"}
     with postgres(settings=settings, binaries=binaries) as server:
         yield server

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.databases import Database, fresh_database
+from tests.databases import Database, debian_binaries, fresh_database
 from tests.waiting import wait_until
 
 from headrace.capture.postgres import checks
@@ -25,7 +25,6 @@ from headrace.findings import Finding, Severity
 from headrace.log.memory import MemoryLog
 from headrace.testing.servers import PostgresServer, free_port, postgres
 
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 LARGE = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 2000) i)"
 
@@ -358,9 +357,7 @@ def test_a_narrow_server(tmp_path: Path) -> None:
 
 
 def test_debian(tmp_path: Path) -> None:
-    if not DEBIAN.exists():
-        pytest.skip("PostgreSQL 15 of Debian is not installed: apt-get install postgresql-15")
-    with postgres(settings={"fsync": "off"}, binaries=DEBIAN) as old:
+    with postgres(settings={"fsync": "off"}, binaries=debian_binaries()) as old:
         old.execute("CREATE TABLE bare (id int, body text)")
         old.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
         old.execute("SELECT pg_create_logical_replication_slot('idle', 'pgoutput')")

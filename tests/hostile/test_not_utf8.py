@@ -9,22 +9,24 @@ import pytest
 
 import headrace as hr
 from headrace.testing.servers import PostgresServer
+from tests.databases import fresh_database
 
 
 @pytest.mark.parametrize("more", ["", ", w interval"], ids=["binary", "text"])
 def test_rows_that_are_not_utf8_are_dead_letters_and_the_others_go_on(
     server: PostgresServer, tmp_path: Path, more: str
 ) -> None:
-    name = f"ascii{len(more)}"
-    server.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
-    dsn = f"host={server.directory} port={server.port} user=postgres dbname={name}"
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    options = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    with (
+        fresh_database(server, "ascii", options) as database,
+        psycopg.connect(database.dsn, autocommit=True) as connection,
+    ):
         connection.execute(f"CREATE TABLE t (k text PRIMARY KEY, s varchar, j json, day date{more})".encode())
         connection.execute("ALTER TABLE t REPLICA IDENTITY FULL")
         connection.execute(b"INSERT INTO t VALUES ('a', 'ok'), ('b', 'caf\xe9'), ('c\xff', 'x')")
         connection.execute("UPDATE t SET day = 'infinity' WHERE k = 'b'")
-        app = hr.App(name, log=str(tmp_path / "ascii.headrace"))
-        app.postgres(dsn, tables=r"public\.t", prefix="s")
+        app = hr.App(database.name, log=str(tmp_path / "ascii.headrace"))
+        app.postgres(database.dsn, tables=r"public\.t", prefix="s")
         with app.start() as running:
             running.wait(60)
             connection.execute(b"INSERT INTO t VALUES ('d', 'd\xc3\xa9j\xc3\xa0'), ('e', '\xff\xfe'), ('f', NULL)")

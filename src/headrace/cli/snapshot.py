@@ -108,11 +108,12 @@ def _wait(log: str | None, request: str, *, show: bool) -> dict[str, tuple[int, 
             with reading(log) as held:
                 found = [SnapshotProgress.load(held, name) for name in held.records(KIND)]
                 runs = read_status(held).runs
-            queued = [wanted for one in found for wanted in one.queue if wanted.request == request]
+            queued = [wanted for progress in found for wanted in progress.queue if wanted.request == request]
             if not queued or not runs:
                 if queued:
                     report("the pipeline has ended; it goes on with the rows when it is started again")
-                return {e.table: (e.rows, e.reason) for one in found for e in one.ended if e.request == request}
+                ended = [entry for progress in found for entry in progress.ended if entry.request == request]
+                return {entry.table: (entry.rows, entry.reason) for entry in ended}
             first = queued[0]
             total = first.estimated if first.estimated >= first.rows > 0 else None
             bar.update(task, description=first.table, completed=first.rows, total=total)

@@ -405,7 +405,7 @@ def _java_object(text: str) -> bytes:
     units = text.encode("utf-16-be")
     characters = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
     # Zero is two bytes, and what is beyond the basic plane is two times three.
-    body = b"".join(b"\xc0\x80" if one == 0 else chr(one).encode("utf-8", "surrogatepass") for one in characters)
+    body = b"".join(b"\xc0\x80" if unit == 0 else chr(unit).encode("utf-8", "surrogatepass") for unit in characters)
     long = len(body) > 0xFFFF
     return b"\xac\xed\x00\x05" + (b"\x7c" if long else b"\x74") + len(body).to_bytes(8 if long else 2, "big") + body
 

@@ -531,7 +531,7 @@ def recreated(
         by_leaf: rows of partitioned tables are those of their partitions.
     """
     publish = f"publish = 'insert, update, delete, truncate', publish_via_partition_root = {str(not by_leaf).lower()}"
-    listed = ", ".join(table.only_sql + part_of(parts, table).clause for table in tables if table.persistence == "p")
+    listed = ", ".join(table.only_sql + part_of(parts, table).clause for table in tables)
     which = "ALL TABLES" if everything else f"TABLE {listed}"
     return [
         f"DROP PUBLICATION IF EXISTS {quote(publication)}",

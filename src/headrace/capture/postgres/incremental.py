@@ -157,7 +157,7 @@ class IncrementalSnapshots:
         if self.progress.begins:
             return
         wanted = tuple(Wanted("start", table.oid, str(table)) for table in self._tables() if table.key)
-        kept = tuple(one for one in self.progress.queue if one.request != "start")
+        kept = tuple(entry for entry in self.progress.queue if entry.request != "start")
         self.progress = replace(self.progress, queue=(*kept, *wanted))
 
     @property
@@ -217,8 +217,8 @@ class IncrementalSnapshots:
         self._say("incremental snapshot of {} begins", wanted)
 
     def _say(self, text: str, wanted: Sequence[Wanted]) -> None:
-        named = [f"{one.table}{f' WHERE {one.where}' if one.where else ''}" for one in wanted]
-        about = event("snapshot_wanted", source=self._declared.name, tables=[one.table for one in wanted])
+        named = [f"{entry.table}{f' WHERE {entry.where}' if entry.where else ''}" for entry in wanted]
+        about = event("snapshot_wanted", source=self._declared.name, tables=[entry.table for entry in wanted])
         logger.info("%s", text.format(", ".join(named)), extra=about)
 
     # --- what the stream hands out ---
@@ -302,7 +302,7 @@ class IncrementalSnapshots:
     def _begin(self) -> None:
         """Read the next chunk, in a thread."""
         tables = list(self._tables())
-        wanted = {one.oid for one in self.progress.queue}
+        wanted = {entry.oid for entry in self.progress.queue}
         self._noting = frozenset(self._topic(table) for table in tables if table.oid in wanted)
         self._noted, self._before, self._base = [], self._unseen.now(), self.progress
         self._thread = threading.Thread(
@@ -449,7 +449,7 @@ class IncrementalSnapshots:
         self._stored = self._storing
         asked, self._asked = self._asked, []
         for wanted, reply in asked:
-            reply({"tables": [one.table for one in wanted], "request": wanted[0].request})
+            reply({"tables": [entry.table for entry in wanted], "request": wanted[0].request})
 
     def undo(self) -> None:
         """Forget what was handed out and not stored: it comes again."""

@@ -85,7 +85,7 @@ def _executed(
         text = f"signal «{signal.id}»: its blocking snapshot is taken as an incremental one: the stream goes on"
         logger.warning("%s", text, extra=event("signal", source=source, signal=signal.id))
     conditions = data.get("additional-conditions") or []
-    if not isinstance(conditions, list) or not all(isinstance(one, dict) for one in conditions):
+    if not isinstance(conditions, list) or not all(isinstance(condition, dict) for condition in conditions):
         raise ValueError("additional-conditions is no list of objects")
     every = data.get("additional-condition")
     chosen = matching(patterns, tables)
@@ -94,7 +94,9 @@ def _executed(
     wanted = []
     for table in chosen:
         found = [
-            str(one.get("filter", "")) for one in conditions if matching([str(one.get("data-collection", ""))], [table])
+            str(condition.get("filter", ""))
+            for condition in conditions
+            if matching([str(condition.get("data-collection", ""))], [table])
         ]
         where = found[0] if found else str(every or "")
         surrogate = str(data.get("surrogate-key") or "").strip()
@@ -113,9 +115,9 @@ def _texts(data: Mapping[str, Any], name: str, *, required: bool = True) -> list
     found = data.get(name)
     if not found and not required:
         return []
-    if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{name} is no list of texts, or has none")
-    return [one.strip() for one in found]
+    return [name.strip() for name in found]
 
 
 def matching(patterns: Sequence[str], tables: Sequence[Table]) -> list[Table]:

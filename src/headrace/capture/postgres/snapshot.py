@@ -205,9 +205,10 @@ def read_table(dsn: str, schema: str, name: str) -> pa.Table:
         if found is None or found[0] is None:
             raise SourceRefused(f"there is no table {schema}.{name} in {server}")
         (table,) = catalog.with_columns(connection, [Table(found[0], schema, name, "r", "p", "d", 0)], None)
+        version = connection.info.server_version
     converter = Converter(table, "", lsn=0, ts_us=0)
     try:
-        reader = contextlib.closing(adbc.connect(server.conninfo(), autocommit=True))
+        reader = contextlib.closing(connect_reader(server, version))
         with reader as connected, contextlib.closing(connected.cursor()) as cursor:
             cursor.execute(select(table, partitions=True))
             batches = [converter.convert(records, 0)[0] for records in cursor.fetch_record_batch()]

@@ -44,4 +44,4 @@ class SnapshotOptions:
         >>> SnapshotOptions(included=("public[.]a.*",)).reads("public.b")
         False
         """
-        return self.included is None or any(re.fullmatch(one, table, re.IGNORECASE) for one in self.included)
+        return self.included is None or any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.included)

@@ -135,9 +135,10 @@ class Progress:
 
         def parse(fields: dict[str, Any]) -> Progress:
             queue = tuple(
-                Wanted(**{**one, "last": _key(one["last"]), "maximum": _key(one["maximum"])}) for one in fields["queue"]
+                Wanted(**{**entry, "last": _key(entry["last"]), "maximum": _key(entry["maximum"])})
+                for entry in fields["queue"]
             )
-            ended = tuple(Ended(**one) for one in fields["ended"])
+            ended = tuple(Ended(**entry) for entry in fields["ended"])
             return cls(**{**fields, "queue": queue, "ended": ended})
 
         return read_record(log, KIND, source, f"snapshots of source «{source}»", parse) or cls()

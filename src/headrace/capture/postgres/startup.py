@@ -215,10 +215,9 @@ class Startup:
 
     def _streamed(self) -> list[Table]:
         """Return the tables whose changes come under their own names."""
-        logged = [table for table in self.tables if table.persistence == "p"]
         if self._declared.by_leaf:
-            return [table for table in logged if not table.partitioned]
-        return catalog.without_partitions(logged)
+            return [table for table in self.tables if not table.partitioned]
+        return catalog.without_partitions(self.tables)
 
     def joined(self, tables: Sequence[Table], captured: Sequence[Captured]) -> None:
         """Note tables that have joined. From any thread."""
@@ -336,9 +335,8 @@ class Startup:
     def right_shape(self, now: Look) -> bool:
         """Return whether our own publication is as we would make it."""
         wanted = {**drift.OPTIONS, "puballtables": self._everything, "pubviaroot": not self._declared.by_leaf}
-        listed = set() if self._everything else {table.oid for table in self.tables if table.persistence == "p"}
         of = {table.oid: part_of(self._declared.parts, table) for table in self.tables}
-        return now.only_ours(wanted, of) and now.entries.keys() == listed
+        return now.only_ours(wanted, of) and now.entries.keys() == (set() if self._everything else of.keys())
 
     def _ensure_publication(self, connection: SqlConnection) -> Look:
         """Have a publication with the tables for a log that is new; our own is made anew when it is not as wanted.
