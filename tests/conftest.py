@@ -42,8 +42,11 @@ Server = TypeVar("Server", bound=JavaServer | JavaCluster)
 Query = Callable[..., list[tuple[Any, ...]]]
 
 
+# What an unmarked test should take, and what fails: twice as much, for the same test takes 9 s of one machine and 11 of
+# another.
 LIMIT_SECONDS = 10.0
-ADVICE = """this test took {seconds:.1f} s of the machine, and an unmarked one may take {limit:.0f} s.
+FAILING_SECONDS = 2 * LIMIT_SECONDS
+ADVICE = """this test took {seconds:.1f} s of the machine, and an unmarked one should take {limit:.0f} s at most.
 Share what is dear with other tests (a server of the session, one run that all compare with, a chain of kills in one
 life, `tests.processes` instead of an interpreter of its own), or mark it slow: then `make test-long` runs it."""
 
@@ -81,8 +84,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Fail an unmarked test that takes too long; in the long form, where properties have more examples, none does.
+    """Warn of an unmarked test that takes too long, and fail one that takes twice as long.
 
+    The long form, where properties have more examples, is free.
     What counts is the larger of two: the seconds in which no process of the machine waited for a processor, and the
     processor's time of this process and of children that have ended. Other work on the machine makes a test last
     longer, but makes neither grow much; a test that sleeps, or that computes, cannot hide in it. What fixtures take is
@@ -94,7 +98,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     marked = any(item.get_closest_marker(mark) is not None for mark in ("slow", *ENGINE_PACKAGES))
     free = marked or _long(item.config) or sys.gettrace() is not None
     if seconds > LIMIT_SECONDS and not free:
-        pytest.fail(ADVICE.format(seconds=seconds, limit=LIMIT_SECONDS), pytrace=False)
+        advice = ADVICE.format(seconds=seconds, limit=LIMIT_SECONDS)
+        if seconds > FAILING_SECONDS:
+            pytest.fail(advice, pytrace=False)
+        item.warn(pytest.PytestWarning(advice))
     return result
 
 

@@ -124,6 +124,7 @@ model.predict(app.topic({topic!r})).to("signalled_out")
 ENDS_SECONDS = 10.0
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_pipeline_whose_broker_answers_nothing(broker: KafkaBroker, tmp_path: Path) -> None:
     """While it starts, while it waits to commit, and while it ends; a second signal ends it at once."""
     file = tmp_path / "signalled.py"
@@ -266,6 +267,7 @@ def test_a_zombie_is_fenced(dsn: str, tmp_path: Path, broker: KafkaBroker) -> No
     same_foreign(broker, log, whole)
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_for_longer_than_its_transaction_may_last(
     tmp_path: Path, broker: KafkaBroker
 ) -> None:

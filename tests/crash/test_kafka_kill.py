@@ -104,6 +104,7 @@ def test_a_kill_at_an_edge_changes_nothing_on_a_kafka_log(
 
 
 @pytest.mark.parametrize("edges", harness.chains(*SNAPSHOT_EDGES))
+@pytest.mark.slow
 def test_a_kill_in_the_snapshot_starts_it_again_on_a_kafka_log(
     dsn: str, edges: tuple[str, ...], tmp_path: Path, broker: KafkaBroker
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_kill_in_the_snapshot_starts_it_again_on_a_kafka_log(
     same(broker, log, whole, positions=False)
 
 
+@pytest.mark.slow
 def test_kills_at_random_while_a_writer_writes_to_a_kafka_log(dsn: str, tmp_path: Path, broker: KafkaBroker) -> None:
     log, whole = f"kafka://{broker.bootstrap}?partitions=3", tmp_path / "whole.headrace"
     harness.run(dsn, log)
@@ -219,7 +221,7 @@ def test_a_kill_at_an_edge_changes_nothing_for_topics_of_others(
     same_foreign(broker, log, tmp_path / "whole.headrace")
 
 
-@pytest.mark.parametrize("kind", ["kafka", "sqlite"])
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.slow), "sqlite"])
 def test_kills_at_random_while_others_write_their_topics(kind: str, tmp_path: Path, broker: KafkaBroker) -> None:
     broker.create_topic("f.public.points")
     broker.create_topic("f.public.names")

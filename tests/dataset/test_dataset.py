@@ -548,6 +548,7 @@ def network(keras: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("error:Your input ran out of data")
+@pytest.mark.slow
 def test_keras_learns_from_a_topic_as_from_arrays(app: hr.App, log: Log, keras: Any) -> None:
     X, y = digits(log, 500)
     image = hr.image("pixels", shape=(4, 4), scale=1 / 255)

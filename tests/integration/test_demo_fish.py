@@ -245,6 +245,7 @@ def test_on_kafka_the_same(broker: KafkaBroker, shipped: Result, tmp_path: Path)
     assert told(result(*options, cwd=tmp_path)) == told(shipped)
 
 
+@pytest.mark.slow
 def test_online_a_second_model_learns_every_fish(shipped: Result, tmp_path: Path) -> None:
     found = result("--online", "--png", "pictures", cwd=tmp_path)
     assert told(found) == told(shipped)
@@ -429,6 +430,7 @@ def test_wrong_options_are_refused_before_anything_runs(refused: str, tmp_path: 
 # -- killed, stopped, started again ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_is_as_if_it_had_never_been_killed(shipped: Result, tmp_path: Path) -> None:
     log = tmp_path / "killed.headrace"
     for rows in (40, 87, 130):

@@ -349,6 +349,7 @@ def test_a_cut_is_split_in_order() -> None:
 
 
 @pytest.mark.skipif(not ON_JAX, reason="only JAX compiles for each shape")
+@pytest.mark.slow
 def test_ragged_cuts_are_compiled_by_powers_of_two() -> None:
     learner: Any = adapted(mlp(), classes=range(3))
     for n in range(1, 33):
@@ -403,6 +404,7 @@ print(json.dumps({name: adapted(build(), classes=classes[name]).parameters() for
 """
 
 
+@pytest.mark.slow
 def test_a_declaration_is_the_same_in_another_process() -> None:
     classes = {name: range(2) if name == "normalized" else range(3) for name in BUILDERS}
     mine = {name: adapted(build(), classes=classes[name]).parameters() for name, build in BUILDERS.items()}

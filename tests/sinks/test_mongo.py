@@ -107,6 +107,7 @@ def test_rows_that_it_refuses_go_to_the_dead_letters_once(mongo: MongoDbServer, 
         assert word in one, one
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_later_gets_everything(tmp_path: Path, mongo: MongoDbServer) -> None:
     port = free_port()
     write(tmp_path / "log", events("op id x\nc 1 a\nc 2 b"))

@@ -38,6 +38,7 @@ def test_a_sink_that_is_down_holds_back_only_itself(dsn: str, query: Any, tmp_pa
         assert len(app.topic("copied").read()) == 3
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_misses_nothing(tmp_path: Path) -> None:
     with postgres(settings={"fsync": "off"}) as server:
         app = hr.App("shop", log=tmp_path / "log")

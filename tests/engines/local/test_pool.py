@@ -262,6 +262,7 @@ def test_cheap_models_have_no_processes_and_dear_ones_hold_no_row_up() -> None:
         engine.run()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
