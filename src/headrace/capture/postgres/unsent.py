@@ -20,6 +20,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace import plain_values
 from headrace.batch import Batch
 from headrace.capture.base import Piece
 from headrace.capture.postgres import catalog
@@ -170,6 +171,10 @@ def key_texts(columns: Sequence[pa.Array]) -> list[Texts]:
     for column in columns:
         if pa.types.is_binary(column.type):
             texts.append([None if value is None else f"\\x{value.hex()}" for value in column.to_pylist()])
+        elif pa.types.is_timestamp(column.type) or pa.types.is_date(
+            column.type
+        ):  # infinite ones, and those of long ago
+            texts.append([None if value is None else str(value) for value in plain_values.values(column)])
         else:
             texts.append(column.cast(pa.string()).to_pylist())
     return list(zip(*texts, strict=True))
