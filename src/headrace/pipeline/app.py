@@ -120,6 +120,7 @@ class App:
         heartbeat: str | None = None,
         heartbeat_query: str | None = None,
         failover: bool = False,
+        toast: Literal["mark", "reselect"] = "mark",
         on_gap: Literal["fail", "snapshot", "accept"] = "fail",
         signals: str | None = None,
         columns: Mapping[str, Sequence[str]] | None = None,
@@ -150,6 +151,11 @@ class App:
             failover: make the slot so that standbys keep it too, and the capture goes on, each row once, when one of
                 them is promoted (PostgreSQL 17); name all of them in the connection string
                 (``host=a,b target_session_attrs=read-write``).
+            toast: what becomes of values that an update did not send, as they are large and did not change (TOAST):
+                ``"mark"`` leaves them null, and ``__unchanged`` names them; ``"reselect"`` reads them again by the
+                row's key when the update is read, as Debezium's ReselectColumns does: a value that has changed since is
+                the newer one, and of a row that is gone by then they stay marked. Tables whose replica identity is full
+                send them all.
             on_gap: what a start does where the slot has lost rows that the log does not have (it was dropped or
                 invalidated, made again or advanced by hand; another server is there): ``"fail"``; ``"snapshot"`` reads
                 the tables anew and appends what differs; ``"accept"`` goes on without those rows, and the log says so.
@@ -181,6 +187,8 @@ class App:
             from headrace.formats.transforms.chain import check_chain
 
             check_chain(properties)
+        if toast not in ("mark", "reselect"):
+            raise DeclarationError(f"toast={toast!r}", advice='Give "mark" or "reselect".')
         source = SourcePlan(
             prefix or self.name,
             dsn,
@@ -192,6 +200,7 @@ class App:
             debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
             messages=_messages(messages, properties or {}, compat),
             failover=failover,
+            reselects=(".*",) if toast == "reselect" else (),
             on_gap=on_gap,
             snapshots=_snapshots(compat, properties or {}, signals),
             parts=_parts(columns or {}, where or {}),
@@ -303,6 +312,7 @@ class App:
             heartbeat_query=options.heartbeat.query,
             failover=options.failover,
             snapshots=options.snapshots,
+            reselects=options.reselects,
         )
         self._check_source(plan, options.format)
         if options.registry is not None and self._declared.registry is None:

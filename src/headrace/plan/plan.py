@@ -88,6 +88,8 @@ class SourcePlan:
     """What the database is asked to do with each."""
     failover: bool = False
     """Standbys keep the slot, too."""
+    reselects: tuple[str, ...] = ()
+    """Patterns of ``schema.table:column``: values that are read again where an update did not send them."""
     on_gap: Literal["fail", "snapshot", "accept"] = "fail"
     """What a start does where the slot has lost rows that the log does not have."""
     snapshots: SnapshotOptions | None = None

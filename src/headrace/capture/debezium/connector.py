@@ -764,7 +764,7 @@ SIGNALS = (
         "post.processors",
         Kind.LIST,
         None,
-        not_yet("Values that an update did not send are not read again; REPLICA IDENTITY FULL sends them."),
+        done("ReselectColumnsPostProcessor reads values again that an update did not send."),
     ),
 )
 

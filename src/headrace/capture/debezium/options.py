@@ -66,6 +66,7 @@ class CaptureOptions:
         format: in which a Kafka log's topics are written.
         registry: URL of the schema registry that the format needs.
         events: properties that say how Debezium's events are written from the log; none is a secret.
+        reselects: patterns of ``schema.table:column``: values that are read again where an update did not send them.
         messages: patterns of prefixes of what `pg_logical_emit_message` writes and is captured.
     """
 
@@ -84,6 +85,7 @@ class CaptureOptions:
     messages: tuple[str, ...] = ()
     heartbeat: HeartbeatOptions = field(default_factory=HeartbeatOptions)
     snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
+    reselects: tuple[str, ...] = ()
 
 
 def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka: bool = False) -> CaptureOptions:
@@ -121,7 +123,30 @@ def options_of(configuration: Configuration, *, dsn: str | None = None, on_kafka
         messages=messages_of(configuration),
         heartbeat=heartbeat_of(configuration),
         snapshots=snapshots_of(configuration),
+        reselects=reselects_of(configuration),
     )
+
+
+def reselects_of(configuration: Configuration) -> tuple[str, ...]:
+    """Return patterns of the columns (``schema.table:column``) that a post processor reads again.
+
+    >>> about = {"post.processors": "again", "again.type": "…ReselectColumnsPostProcessor"}
+    >>> reselects_of(Configuration(about, "here"))
+    ('.*',)
+    >>> reselects_of(Configuration(about | {"again.reselect.columns.exclude.list": "public.t:a"}, "here"))
+    ('(?!(?:(?a:public.t:a))$).*',)
+    """
+    found: list[str] = []
+    for name in listed(configuration.get("post.processors")):
+        if configuration.get(f"{name}.reselect.unavailable.values", "true").lower() != "true":
+            continue
+        included = configuration.get(f"{name}.reselect.columns.include.list")
+        excluded = expressions(configuration.get(f"{name}.reselect.columns.exclude.list"))
+        if included:
+            found += expressions(included)
+        else:
+            found.append(f"(?!(?:{'|'.join(excluded)})$).*" if excluded else ".*")
+    return tuple(found)
 
 
 def snapshots_of(configuration: Configuration) -> SnapshotOptions:

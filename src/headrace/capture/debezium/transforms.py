@@ -378,23 +378,26 @@ PREDICATES = (
     Component((f"{_KAFKA}.predicates.RecordIsTombstone",), _PREDICATE),
 )
 
-_RESELECT = not_yet("Values that an update did not send are not read again; REPLICA IDENTITY FULL sends them.")
+_RESELECT = done("Values that an update did not send are read again when it is read, by the row's key.")
+_RESELECTED = done("Chooses columns, as schema.table:column.")
 POST_PROCESSORS = (
     Component(
         ("io.debezium.processors.reselect.ReselectColumnsPostProcessor",),
         _RESELECT,
         (
-            *_properties(
-                _RESELECT,
-                [
-                    ("reselect.columns.include.list", Kind.REGEXES, None),
-                    ("reselect.columns.exclude.list", Kind.REGEXES, None),
-                    ("reselect.unavailable.values", Kind.BOOLEAN, "true"),
-                    ("reselect.null.values", Kind.BOOLEAN, "true"),
-                    ("reselect.use.event.key", Kind.BOOLEAN, "false"),
-                ],
+            Property("reselect.columns.include.list", Kind.REGEXES, None, _RESELECTED),
+            Property("reselect.columns.exclude.list", Kind.REGEXES, None, _RESELECTED),
+            Property("reselect.unavailable.values", Kind.BOOLEAN, "true", done("Whether they are read again.")),
+            Property("reselect.null.values", Kind.BOOLEAN, "true", harmless("A NULL that was sent stays.")),
+            Property("reselect.use.event.key", Kind.BOOLEAN, "false", not_yet("A row is read by its table's key.")),
+            Property(
+                "reselect.error.handling.mode",
+                Kind.WORD,
+                "warn",
+                done("What cannot be read is said, and stays as it was sent."),
+                {"fail": not_yet("What cannot be read is said, and stays as it was sent.")},
+                allowed=("warn", "fail"),
             ),
-            Property("reselect.error.handling.mode", Kind.WORD, "warn", _RESELECT, allowed=("warn", "fail")),
         ),
     ),
 )

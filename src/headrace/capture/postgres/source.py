@@ -59,6 +59,7 @@ from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
+from headrace.capture.postgres.unsent import Reselect
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
@@ -111,6 +112,8 @@ class PostgresSource:
         heartbeat: rows that say that the capture is there, and a query that the database runs as often.
         failover: make the slot so that standbys keep it too, and the capture goes on when one is promoted
             (PostgreSQL 17); a slot that is there becomes one.
+        reselects: patterns of ``schema.table:column``, whatever the case: values that are read again where an update
+            did not send them.
         on_gap: what to do where the slot has lost rows that the log does not have: ``"fail"``; ``"snapshot"``, read the
             tables anew and append what differs; ``"accept"``, go on without them.
         snapshots: how rows are read that are there already, and who may ask for them.
@@ -141,6 +144,7 @@ class PostgresSource:
         messages: Sequence[str] = (),
         heartbeat: HeartbeatOptions = _NO_HEARTBEAT,
         failover: bool = False,
+        reselects: Sequence[str] = (),
         on_gap: OnGap = "fail",
         snapshots: SnapshotOptions | None = None,
         parts: Parts | None = None,
@@ -179,6 +183,8 @@ class PostgresSource:
             parts=parts or {},
         )
         self._on_gap = on_gap
+        self._reselects = tuple(reselects)
+        self._reselect: Reselect | None = None
         self._read_rows: dict[str, int] = {}
 
         def noted(table: str, rows: int, estimated: int) -> None:
@@ -376,6 +382,10 @@ class PostgresSource:
         self._declared = dataclasses.replace(self._declared, server=server)
         self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
         self._snapshots = self._incremental()
+        if self._reselects:
+            self._reselect = Reselect(
+                server, known.publication, self.name, lambda: self._startup.tables, self._reselects, self._say
+            )
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self._snapshots.load(log, connection, at=known.acknowledged)
         if resumed and self._declared.snapshots.always:
@@ -562,6 +572,7 @@ class PostgresSource:
             return self._rewind()
         try:
             pieces = self._decode(frame) if frame is not None else []
+            pieces = pieces if self._reselect is None else self._reselect.fill(pieces)
             if self._connection.stream is not None:
                 self._decoder.passed(self._connection.stream.wal_end)
         except SourceUnavailable as error:
@@ -959,6 +970,8 @@ class PostgresSource:
         if self._connection.stream is not None:
             self._send(self._clock.monotonic())
         self._connection.close()
+        if self._reselect is not None:
+            self._reselect.close()
         self._snapshots.stop()
         if self._watching is not None:
             self._watching.join(0.5)
