@@ -17,6 +17,7 @@ from headrace.capture.debezium.options import dsn_of, options_of, tables_of
 from headrace.capture.debezium.properties import State
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import DeclarationError
+from headrace.formats.debezium_writer import EventOptions
 from headrace.formats.transforms.chain import problems
 from headrace.sql_expressions import problem
 
@@ -370,9 +371,11 @@ def test_what_transforms_are_told_reaches_the_writer_in_pythons_form() -> None:
         "predicates": "p",
         "predicates.p.type": "HasHeaderKey",
         "predicates.p.name": "h",
+        "errors.tolerance": "ALL",
     }
     options = options_of(Configuration({**ARTICLE, **given}, "here"))
     events = dict(options.events)
+    assert EventOptions.of(events).tolerant
     assert events["transforms.route.regex"] == r"(?a:(?P<all>.*)\.a\.b)"
     assert events["transforms.f.type"].endswith("MaskField$Key")
     assert events["predicates.p.type"] == "org.apache.kafka.connect.transforms.predicates.HasHeaderKey"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,12 @@ def lines(log: Path, properties: dict[str, str], *, schemas: bool = False) -> tu
     said: list[str] = []
     with contextlib.closing(open_log(str(log), writer=False)) as held:
         options = EventOptions.of(properties, schemas=schemas)
-        return [json.loads(line) for line in event_lines(held, options=options, report=said.append)], said
+        found = event_lines(held, options=options, on_refusal=lambda refusal, _: said.append(str(refusal)))
+        return [json.loads(line) for line in found], said
 
 
 def test_a_chain_and_a_record_that_fails(log: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a transform cannot take is said on standard error, and the others go on."""
+    """What a transform cannot take is said on standard error, and the others go on; the exit code says it too."""
     command = ("topics", "cat", "--log", str(log), "--format", "debezium-json")
     done = headrace(capfd, *command, "--all")
     found = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
@@ -91,10 +93,32 @@ def test_a_chain_and_a_record_that_fails(log: Path, capfd: pytest.CaptureFixture
         ({"id": 5}, {"id": 5, "n": 6, "secret": None, "code": 0, "__op": "c"}),
         ({"id": 10}, None),
     ]
-    assert 'transforms.number: Value (zé") was out of range' in done.stderr
+    assert done.returncode == 1
+    assert done.stderr.count('transforms.number: Value (zé") was out of range') == 2  # as it comes, and at the end
+    assert "records that a transform could not take: 1; the first: a record of shop.public.goods" in done.stderr
+    assert "errors.tolerance=all" in done.stderr
     # A topic's name is the one that events come to.
     alone = headrace(capfd, *command[:2], "all-goods", *command[2:])
     assert alone.stdout.split("\n")[:-1] == [line for line in done.stdout.split("\n") if '"all-goods"' in line]
+
+
+def test_records_that_fail_are_left_out_where_that_is_wanted(
+    log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As with errors.tolerance=all of Kafka Connect: the first is said, and how many there were."""
+    strict, tolerant = tmp_path / "strict.headrace", tmp_path / "tolerant.headrace"
+    chain = {**CHAIN, "transforms": "unwrap,number", "transforms.number.spec": "secret:int32"}
+    for path, more in ((strict, {}), (tolerant, {"errors.tolerance": "all"})):
+        shutil.copy(log, path)
+        with contextlib.closing(open_log(str(path), writer=True)) as held, held.transaction() as transaction:
+            transaction.put("debezium", "shop", json.dumps({**chain, **more}).encode())
+        done = headrace(capfd, "topics", "cat", "--all", "--log", str(path), "--format", "debezium-json")
+        if path == strict:
+            printed, failed = done.stdout, done.stderr.count("a record of shop.public.goods was left out") - 1
+            assert done.returncode == 1 and failed > 1
+    assert (done.returncode, done.stdout) == (0, printed)
+    assert done.stderr.count("a record of shop.public.goods was left out") == 1
+    assert f"left out as errors.tolerance=all says: {failed}\n" in done.stderr
 
 
 def test_columns_and_lines_give_the_same(log: Path) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console, Group
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.cli.console import DrawnLine, Talk, running_line
+from headrace.cli.console import DrawnLine, RunningLine, Talk
 from headrace.log import open_log
 from tests.databases import Database
 from tests.processes import HEADRACE, Child, run_python
@@ -120,8 +120,49 @@ def test_what_a_pipeline_does_takes_one_line(soft_wrap: bool, tmp_path: Path) ->
     app = hr.App("shop", log=tmp_path / "shop.headrace")
     app.starting = f"waiting for /tmp/{'a-socket-' * 5}:5432/{'a-database-' * 5}"
     written = io.StringIO()
-    Console(width=80, file=written).print(Group(running_line(app)), soft_wrap=soft_wrap)
+    Console(width=80, file=written).print(Group(RunningLine(app)()), soft_wrap=soft_wrap)
     assert written.getvalue() == f"{f'{app.starting} …'[:79]}…\n"
+
+
+@pytest.mark.slow
+def test_a_first_snapshot_has_a_bar(database: Database, tmp_path: Path) -> None:
+    database.execute("create table big (id int primary key, s text)")
+    database.execute("insert into big select generate_series(1, 400000)")
+    database.execute("analyze big")
+    slowly = (
+        "select id, repeat('x', 100) as s from public.big, lateral (select pg_sleep((id % 50000 = 1)::int * 0.2)) s"
+    )
+    overrides = "snapshot.select.statement.overrides"
+    settings = [f"{overrides}=public.big", f"{overrides}.public.big={slowly}"]
+    command = ["capture", database.dsn, "--tables", "public[.]big", "--prefix", "shop", "--until-caught-up"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    shown = "\n".join(seen(*command, "--log", "shown.headrace", cwd=tmp_path))
+    bar = r"━ \d00,000/400,000 rows, [\d,]+ rows/s, 0:\d\d:\d\d left public.big"
+    assert re.search(bar, shown), shown
+    assert "400,000 rows of 1 tables" in shown
+    database.drop_slots()
+    assert "rows/s" not in "".join(seen(*command, "--log", "json.headrace", "--json", cwd=tmp_path))
+    database.drop_slots()
+    piped = done(*command, "--log", "piped.headrace", cwd=tmp_path)
+    assert piped.returncode == 0 and "rows/s" not in piped.stdout + piped.stderr
+
+
+def test_a_bar_leaves_out_what_is_not_known_and_cuts_names(tmp_path: Path) -> None:
+    app = hr.App("shop", log=tmp_path / "shop.headrace")
+    line = RunningLine(app)
+
+    def drawn(*reading: Any) -> str:
+        app.reading = reading
+        written = io.StringIO()
+        Console(width=60, file=written).print(Group(line()), soft_wrap=True)
+        return written.getvalue()
+
+    assert re.fullmatch(r"\S+ 0 rows public\.\[b\]t *\n", drawn("public.[b]t", 0, 0))
+    assert re.fullmatch(r"\S+ 7 rows public\.\[b\]t *\n", drawn("public.[b]t", 7, 7))
+    assert re.fullmatch(r"\S+ 9 rows, [\d,]+ rows/s public\.\S+ *\n", drawn("public.[b]t", 9, 9))
+    name = f"public.{'long' * 20}"
+    assert re.fullmatch(r"\S+ +1/3 rows public\.(long)+\w*… *\n", drawn(name, 1, 3))
+    assert len(drawn(name, 2, 3)) == 61
 
 
 def test_why_a_hash_is_blank() -> None:

@@ -25,7 +25,7 @@ from headrace.cli.arguments import (
     metrics_place,
     properties,
 )
-from headrace.cli.console import DrawnLine, print_table, report, running_line, talk
+from headrace.cli.console import DrawnLine, RunningLine, print_table, report, talk
 from headrace.cli.events import as_lines, tell, with_events
 from headrace.engines.contract import RunningPipeline
 from headrace.engines.local.dead_letters import letters_summary
@@ -87,7 +87,7 @@ def capture_run(
         report(str(pipeline.plan()))
     options = pipeline.plan().sources[0].snapshots
     until_caught_up = until_caught_up or (options is not None and not options.streams)
-    live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
+    live = DrawnLine(talk, get_renderable=RunningLine(pipeline), refresh_per_second=4)
     started: list[RunningPipeline] = []
 
     def start() -> RunningPipeline:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from threading import RLock
 from time import monotonic
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.filesize import decimal
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from headrace.cli.ascii import spelled
@@ -155,16 +156,44 @@ def no_hash(row: dict[str, Any]) -> str:
     return "at its next checkpoint" if row["rows"] else "nothing learned"
 
 
-def running_line(pipeline: App) -> Text:
-    """Return what a pipeline does now, in one line of the terminal, however long the names are."""
-    running = pipeline.running
-    if running is None:
-        line = f"{pipeline.starting} …"
-    else:
-        captured = sum(running.captured.values())
-        line = f"{captured:,} rows captured, {running.learned:,} learned · {running.status}"
-    # Its own words for wrapping: else it takes those of the event that is printed above it, and jumps.
-    return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+class RunningLine:
+    """What a pipeline does now, in one line of the terminal, however long the names are; a bar for a first snapshot."""
+
+    def __init__(self, pipeline: App) -> None:
+        self._pipeline = pipeline
+        figures = TextColumn("{task.fields[figures]}", markup=False)
+        name = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        shown = (BarColumn(12), figures, TextColumn("{task.description}", style="dim", markup=False, table_column=name))
+        self._bar = Progress(*shown, console=talk, expand=True)
+        self._task = self._bar.add_task("", figures="")
+
+    def __call__(self) -> RenderableType:
+        """Return it as it is now."""
+        running, reading = self._pipeline.running, self._pipeline.reading
+        if running is None and reading is not None:
+            return self._read(*reading)
+        if running is None:
+            line = f"{self._pipeline.starting} …"
+        else:
+            captured = sum(running.captured.values())
+            line = f"{captured:,} rows captured, {running.learned:,} learned · {running.status}"
+        # Its own words for wrapping: else it takes those of the event that is printed above it, and jumps.
+        return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+
+    def _read(self, table: str, rows: int, estimated: int) -> RenderableType:
+        """Return the bar: how much of a table was read, how fast, and the time left, where that is known."""
+        task = self._bar.tasks[0]
+        if task.description != table:
+            self._bar.reset(self._task, description=table)
+        task.total = estimated if estimated > rows else None
+        self._bar.update(self._task, completed=rows)
+        figures = [f"{rows:,}/{estimated:,} rows" if task.total else f"{rows:,} rows"]
+        if task.speed:
+            figures.append(f"{task.speed:,.0f} rows/s")
+        if task.time_remaining is not None:
+            figures.append(f"{timedelta(seconds=int(task.time_remaining))} left")
+        self._bar.update(self._task, figures=", ".join(figures))
+        return self._bar.get_renderable()
 
 
 def model_line(model: dict[str, Any]) -> str:

@@ -35,12 +35,12 @@ from headrace.cli.arguments import (
 from headrace.cli.ascii import fall_back_to_ascii
 from headrace.cli.console import (
     DrawnLine,
+    RunningLine,
     model_line,
     print_csv,
     print_table,
     replay_progress,
     report,
-    running_line,
     talk,
 )
 from headrace.cli.events import as_lines, show_events, tell, tell_failure, with_events
@@ -188,7 +188,7 @@ def run(
     pipeline.log = pipeline.log if log is None else location(log)
     if not as_json and not as_lines():
         report(str(capture_of(pipeline.plan()) if only else pipeline.plan()))
-    live = DrawnLine(talk, get_renderable=lambda: running_line(pipeline), refresh_per_second=4)
+    live = DrawnLine(talk, get_renderable=RunningLine(pipeline), refresh_per_second=4)
     models: list[dict[str, Any]] = []
     started: list[RunningPipeline] = []
     chosen, served_at = properties(conf), metrics_place(metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -10,7 +11,9 @@ from headrace.batch import is_meta
 from headrace.cli.arguments import JsonOption, LogOption, WideOption, location, looking
 from headrace.cli.console import copy_progress, print_result, print_rows, print_table, print_values, report, short_topic
 from headrace.cli.events import with_events
+from headrace.errors import FormatError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
+from headrace.formats.transforms.chain import Refusal
 from headrace.inspect.debezium import event_lines
 from headrace.inspect.messages import to_json
 from headrace.inspect.topics import about_topic, columns_of, seen_row, topic_lines, topic_row
@@ -98,11 +101,11 @@ def topics_cat(
         raise typer.BadParameter("name a topic, or give --all")
     if limit == 0:
         return
-    printed = 0
+    printed, refusals = 0, _Refusals()
     with looking(log) as held:
         if format_ == "debezium-json":
             opened = held.log if isinstance(held, KafkaView) else held
-            lines = event_lines(opened, topic, schemas=schemas, follow=follow, report=report)
+            lines = event_lines(opened, topic, schemas=schemas, follow=follow, on_refusal=refusals)
         else:
             lines = topic_lines(
                 held,
@@ -118,6 +121,44 @@ def topics_cat(
             printed += 1
             if printed == limit:
                 break
+    refusals.close()
+
+
+@dataclass
+class _Refusals:
+    """Records that transforms could not take: each is said; of those that are to be left out the first.
+
+    Attributes:
+        left_out: how many the connector leaves out, as ``errors.tolerance=all`` says; ``failed``: how many others.
+        first: what was said of the first of these.
+    """
+
+    left_out: int = 0
+    failed: int = 0
+    first: str = ""
+
+    def __call__(self, refusal: Refusal, tolerated: bool) -> None:
+        """Count one."""
+        if not tolerated or not self.left_out:
+            report(str(refusal))
+        self.left_out += tolerated
+        self.failed += not tolerated
+        if not tolerated:
+            self.first = self.first or str(refusal)
+
+    def close(self) -> None:
+        """Say how many there were.
+
+        Raises:
+            FormatError: some were not to be left out.
+        """
+        if self.left_out:
+            report(f"records that a transform could not take, left out as errors.tolerance=all says: {self.left_out:,}")
+        if self.failed:
+            raise FormatError(
+                f"records that a transform could not take: {self.failed:,}; the first: {self.first}",
+                advice="errors.tolerance=all in the connector's configuration says that they are to be left out.",
+            )
 
 
 @topics.command("copy")

@@ -82,6 +82,7 @@ class RunSettings:
         log: the plan's log where it is open already: it stays open at the end.
         clock: what time it is.
         on_status: called while the pipeline starts, with a line for people.
+        on_read: called while the first snapshot is read: table, rows until now, rows estimated.
     """
 
     engine: EngineSettings = field(default_factory=LocalEngine)
@@ -95,6 +96,7 @@ class RunSettings:
     log: Log | None = None
     clock: Clock = field(default_factory=SystemClock)
     on_status: Callable[[str], None] = lambda line: None
+    on_read: Callable[[str, int, int], None] = lambda table, rows, estimated: None
 
 
 def engine_settings(

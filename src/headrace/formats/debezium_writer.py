@@ -145,6 +145,7 @@ class EventOptions:
         flattening: where it is all that the ``transforms`` chain does; None for envelopes.
         chain: any other ``transforms`` chain. Nulls of rows are then null until it is through with them.
         null_as_default: they are written as the column's default.
+        tolerant: ``errors.tolerance=all``: records that the chain cannot take are left out.
     """
 
     types: TypeOptions
@@ -160,6 +161,7 @@ class EventOptions:
     flattening: Flattening | None = None
     chain: Chain | None = None
     null_as_default: bool = True
+    tolerant: bool = False
 
     @property
     def row_types(self) -> TypeOptions:
@@ -192,6 +194,7 @@ class EventOptions:
             flattening=Flattening.of(properties, alone) if alone else None,
             chain=chain,
             null_as_default=types.null_as_default,
+            tolerant=properties.get("errors.tolerance", "none").lower() == "all",
         )
 
 

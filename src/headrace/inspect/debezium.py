@@ -26,12 +26,14 @@ from headrace.formats.debezium_writer import (
     transformed,
 )
 from headrace.formats.json_text import TEXT
-from headrace.formats.transforms.chain import Chain
+from headrace.formats.transforms.chain import Chain, Refusal
 from headrace.inspect.messages import rows, to_json
 from headrace.inspect.rows import no_topic
 from headrace.inspect.topics import FOLLOW_SECONDS, READ_ROWS
 from headrace.log.base import Entry, Log
 from headrace.plan.plan import INTERNAL
+
+OnRefusal = Callable[[Refusal, bool], None]
 
 
 def event_lines(
@@ -41,7 +43,7 @@ def event_lines(
     schemas: bool = False,
     follow: bool = False,
     options: EventOptions | None = None,
-    report: Callable[[str], None] = lambda said: None,
+    on_refusal: OnRefusal = lambda refusal, tolerated: None,
 ) -> Iterator[str]:
     """Yield events as lines of JSON; rows that no source captured as a key and a value.
 
@@ -50,7 +52,7 @@ def event_lines(
         schemas: with the schemas of keys and values, as Kafka's JsonConverter writes them.
         follow: go on as rows arrive.
         options: in place of what the log says of its connector.
-        report: is told which events a transform could not take, and why.
+        on_refusal: is told which events a transform could not take, and whether the connector leaves them out.
 
     Raises:
         LogError: there is no such topic, or the log was not captured in a way that events can be made of it.
@@ -64,24 +66,24 @@ def event_lines(
             "the log does not say what Debezium's events say beside the rows",
             advice='Capture with compat="debezium", or with headrace capture --config, into a new log.',
         )
-    lines = _events(log, writers, None if routed else topic, follow=follow, report=report)
+    lines = _events(log, writers, None if routed else topic, follow=follow, on_refusal=on_refusal)
     beginning = None if topic is None or not routed else f'{{"topic":{java_string(topic)},'
     yield from (line for line in lines if beginning is None or line.startswith(beginning))
 
 
 def _events(
-    log: Log, writers: dict[str, _Connector], topic: str | None, *, follow: bool, report: Callable[[str], None]
+    log: Log, writers: dict[str, _Connector], topic: str | None, *, follow: bool, on_refusal: OnRefusal
 ) -> Iterator[str]:
     for slice_, following in _with_next(_slices(log, topic, follow=follow)):
-        found = [line for entry in slice_ for line in _lines(writers, entry, following, report)]
+        found = [line for entry in slice_ for line in _lines(writers, entry, following, on_refusal)]
         found.sort(key=lambda line: (line.lsn, line.index, line.place))
         for connector, lines in groupby(found, key=lambda line: line.connector):
             texts = [text for line in lines for text in line.with_transaction()]
-            yield from texts if connector is None else connector.finished(texts, report)
+            yield from texts if connector is None else connector.finished(texts, on_refusal)
         if all(entry.complete for entry in slice_):
             for connector in writers.values():
                 if connector.transactions is not None:
-                    yield from connector.finished(connector.transactions.end(), report)
+                    yield from connector.finished(connector.transactions.end(), on_refusal)
 
 
 @dataclass
@@ -107,13 +109,13 @@ class _Connector:
     def chain(self) -> Chain | None:
         return self.wanted.chain
 
-    def finished(self, texts: list[str], report: Callable[[str], None]) -> list[str]:
+    def finished(self, texts: list[str], on_refusal: OnRefusal) -> list[str]:
         """Return lines as transforms leave them, where these come behind."""
         if self.chain is None or self.transactions is None or not texts:
             return texts
         found, refusals = transformed(self.chain, texts, self.wanted)
         for refusal in refusals:
-            report(str(refusal))
+            on_refusal(refusal, self.wanted.tolerant)
         return [text for _, text in found]
 
 
@@ -197,7 +199,7 @@ def _later(entry: Entry) -> bool:
     return MARKER in (entry.records.schema.metadata or {})
 
 
-def _lines(writers: dict[str, _Connector], entry: Entry, following: str, report: Callable[[str], None]) -> list[_Line]:
+def _lines(writers: dict[str, _Connector], entry: Entry, following: str, on_refusal: OnRefusal) -> list[_Line]:
     batch = Batch(entry.records)
     connector = writers.get(batch.source)
     if connector is None or FACTS not in (entry.records.schema.metadata or {}):
@@ -208,7 +210,7 @@ def _lines(writers: dict[str, _Connector], entry: Entry, following: str, report:
         markers = _markers(connector, entry.topic, batch, following)
     lines = connector.writer.lines(entry.records, markers)
     for refusal in lines.refusals:
-        report(str(refusal))
+        on_refusal(refusal, connector.wanted.tolerant)
     lsn, index = batch.lsn[lines.rows].tolist(), batch.index[lines.rows].tolist()
     if markers is not None or connector.transactions is None:
         texts = zip(lsn, index, lines.texts, strict=True)

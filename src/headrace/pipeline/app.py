@@ -71,6 +71,7 @@ class App:
         if not name or "/" in name or name != name.strip():
             raise DeclarationError(f"{name!r} cannot name an app", advice="Give a word such as «iris».")
         self.starting = "starting"
+        self.reading: tuple[str, int, int] | None = None  # of the first snapshot: table, rows, rows estimated
         location = str(log) if log is not None else f"{name}.headrace"
         self._declared = Declarations(name, location, keep, format, registry)
 
@@ -515,14 +516,19 @@ class App:
             metrics=metrics,
             log=self._declared.open_log,
             on_status=self._say_starting,
+            on_read=self._say_read,
         )
         running = self._declared.running = start(self.plan(), settings)
+        self.reading = None
         if self.log.startswith("memory:"):
             self._declared.open_log = running.log
         return running
 
     def _say_starting(self, line: str) -> None:
-        self.starting = line
+        self.starting, self.reading = line, None
+
+    def _say_read(self, table: str, rows: int, estimated: int) -> None:
+        self.reading = table, rows, estimated
 
     def run(
         self,

@@ -74,14 +74,22 @@ CONNECTOR = (
         "errors.tolerance",
         Kind.WORD,
         "none",
-        harmless("A row that cannot be used goes to the dead letters with its reason, and the capture goes on."),
+        done(
+            "With none «topics cat --format debezium-json» ends with exit code 1 where a transform could not take a "
+            "record, with all it leaves it out. A row that cannot be captured is a dead letter with either."
+        ),
         allowed=("none", "all"),
     ),
     Property("errors.retry.timeout", Kind.MILLISECONDS, "0", _WORKER, minimum=-1),
     Property("errors.retry.delay.max.ms", Kind.MILLISECONDS, "60000", _WORKER, minimum=0),
     Property("errors.log.enable", Kind.BOOLEAN, "false", harmless("Dead letters are counted, and said.")),
     Property("errors.log.include.messages", Kind.BOOLEAN, "false", harmless("A dead letter holds its row.")),
-    Property("errors.deadletterqueue.<property>", Kind.TEXT, None, harmless("Dead letters are in <topic>.dlq.")),
+    Property(
+        "errors.deadletterqueue.<property>",
+        Kind.TEXT,
+        None,
+        harmless("Kafka Connect has it for sinks only. Dead letters are in <topic>.dlq."),
+    ),
     Property("exactly.once.support", Kind.WORD, "requested", _ALWAYS, allowed=("requested", "required")),
     Property("transaction.boundary", Kind.WORD, "poll", _ALWAYS, allowed=("poll", "interval", "connector")),
     Property("transaction.boundary.interval.ms", Kind.MILLISECONDS, None, _ALWAYS, minimum=1),

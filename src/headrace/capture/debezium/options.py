@@ -48,6 +48,7 @@ _OF_CAPTURE = (
     "transforms",
     "predicates",
     "value.converter.schemas.enable",
+    "errors.tolerance",
     "publication.autocreate.mode",
     "publish.via.partition.root",
 )

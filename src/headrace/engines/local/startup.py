@@ -113,7 +113,7 @@ def _start(
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
         starting.read(table, rows, estimated)
-        settings.on_status(f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows")
+        settings.on_read(table, rows, estimated)
 
     captured = databases(plan, on_progress, take_over=settings.take_over, on_gap=settings.on_gap)
     circles = Circles(plan, captured)
