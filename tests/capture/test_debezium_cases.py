@@ -45,7 +45,8 @@ def test_a_recorded_case(name: str, empty: Database, tmp_path: Path) -> None:
     case.capture(empty, tmp_path / "case.headrace")
     for form in recorded_forms(name):
         assert case.lines(tmp_path / "case.headrace", form) == case.recorded(form), form
-        assert case.lines(tmp_path / "case.headrace", form, chained=True) == case.recorded(form), f"{form}, chained"
+        if not any(name.endswith("decimal.format") for name in case.config):  # refused with other transforms
+            assert case.lines(tmp_path / "case.headrace", form, chained=True) == case.recorded(form), f"{form}, chained"
 
 
 def test_the_command_prints_the_same_lines(empty: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,14 @@ def test_json(tmp_path: Path, outer: bool) -> None:
 
 
 @pytest.mark.skipif(not SEEDS.is_dir(), reason="the articles are not here")
+def test_decimals_are_numbers_only_where_no_other_transform_reads_them() -> None:
+    numeric = {**ARTICLE, "value.converter.decimal.format": "NUMERIC"}  # flattened
+    routed = {"transforms": "unwrap,r", "transforms.r.type": "org.apache.kafka.connect.transforms.ValueToKey"}
+    check(Configuration(numeric, "c"))
+    with pytest.raises(DeclarationError, match="decimal is base64"):
+        check(Configuration({**numeric, **routed, "transforms.r.fields": "id"}, "c"))
+
+
 def test_the_articles_configurations_are_read_unchanged() -> None:
     found = 0
     for article in sorted(SEEDS.glob("*.txt")):

@@ -53,6 +53,7 @@ class TypeOptions:
         null_as_default: ``value.converter.replace.null.with.default``: a NULL is written as the column's default.
         excluded, masked, truncated, propagated: of ``column.exclude.list`` and its like.
         hashed: of ``column.mask.hash.…``: algorithm, salt, whether it is v2, and the columns.
+        numbers: ``value.converter.decimal.format`` is numeric: a decimal is a number of JSON; ``key_numbers``: in keys.
         types_propagated: of ``datatype.propagate.source.type``, by ``schema.table.type``.
         fields: ``field.name.adjustment.mode``.
     """
@@ -74,6 +75,8 @@ class TypeOptions:
     hashed: tuple[tuple[str, str, bool, Patterns], ...] = ()
     types_propagated: Patterns = ()
     fields: str = "none"
+    numbers: bool = False
+    key_numbers: bool = False
 
     @property
     def of_keys(self) -> TypeOptions:
@@ -81,7 +84,7 @@ class TypeOptions:
         none: dict[str, Any] = dict.fromkeys(
             ("excluded", "included", "masked", "truncated", "propagated", "hashed", "types_propagated"), ()
         )
-        return replace(self, **none)
+        return replace(self, numbers=self.key_numbers, **none)
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> TypeOptions:
@@ -112,6 +115,8 @@ class TypeOptions:
             hashed=tuple(_hashed(properties)),
             types_propagated=_patterns(properties.get("datatype.propagate.source.type", "")),
             fields=properties.get("field.name.adjustment.mode", "none").lower(),
+            numbers=properties.get("value.converter.decimal.format", "base64").strip().lower() == "numeric",
+            key_numbers=properties.get("key.converter.decimal.format", "base64").strip().lower() == "numeric",
         )
 
 
@@ -648,7 +653,10 @@ def _numeric(about: Mapping[str, Any], options: TypeOptions) -> Kind:
     # Scales below 0 are taken for large ones: 3,-2 for 3,2046.
     precision, scale = (typmod - 4) >> 16, (typmod - 4) & 0x7FF
     parameters = {"scale": str(scale), "connect.decimal.precision": str(precision)}
-    return Kind(_named("bytes", _DECIMAL, parameters=parameters), partial(_scaled, scale=scale), '"AA=="')
+    schema = _named("bytes", _DECIMAL, parameters=parameters)
+    if options.numbers:
+        return Kind(schema, partial(_numbers, scale=scale), _java_decimal(0, scale))
+    return Kind(schema, partial(_scaled, scale=scale), '"AA=="')
 
 
 def _variable_schema() -> Schema:
@@ -671,6 +679,28 @@ def _scaled(array: pa.Array, *, scale: int) -> pa.Array:
         return None if text in _SPECIAL else _quoted_bytes(int(_EXACT.scaleb(Decimal(text), scale)))
 
     return by_value(array.cast(TEXT), unscaled)
+
+
+_PLAIN_SCALE = 6  # of more decimals than these, Java's BigDecimal has small values with an exponent
+
+
+def _numbers(array: pa.Array, *, scale: int) -> pa.Array:
+    if pa.types.is_decimal(array.type) and array.type.scale == scale <= _PLAIN_SCALE:
+        return decimals.to_text(array)
+
+    def number(text: str) -> str | None:
+        return None if text in _SPECIAL else _java_decimal(int(_EXACT.scaleb(Decimal(text), scale)), scale)
+
+    return by_value(array.cast(TEXT), number)
+
+
+def _java_decimal(unscaled: int, scale: int) -> str:
+    """Return what BigDecimal's ``toString`` gives.
+
+    >>> _java_decimal(150, 2), _java_decimal(1, 8), _java_decimal(0, 7)
+    ('1.50', '1E-8', '0E-7')
+    """
+    return str(_EXACT.scaleb(Decimal(unscaled), -scale))
 
 
 def _numeric_text(array: pa.Array) -> pa.Array:
@@ -722,7 +752,13 @@ def _money(_: Mapping[str, Any], options: TypeOptions) -> Kind:
         return Kind({"type": "string"}, partial(by_value, write=plain), f'"{Decimal(0).scaleb(-digits):f}"')
     if options.decimals == "double":
         return Kind({"type": "double"}, double, "0.0")
+
+    def number(text: str) -> str:
+        return _java_decimal(int(amount(text).scaleb(digits)), digits)
+
     schema = _named("bytes", _DECIMAL, parameters={"scale": str(digits)})
+    if options.numbers:
+        return Kind(schema, partial(by_value, write=number), _java_decimal(0, digits))
     return Kind(schema, partial(by_value, write=unscaled), '"AA=="')
 
 

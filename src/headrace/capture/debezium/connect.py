@@ -156,7 +156,7 @@ _JSON = (
         "decimal.format",
         Kind.WORD,
         "base64",
-        not_yet("On a Kafka log a decimal is written as the format has it."),
+        written("with numeric a decimal is a number, with the digits of its scale."),
         allowed=("base64", "numeric"),
     ),
     Property(
