@@ -10,6 +10,9 @@ from headrace.log.memory import MemoryLog
 
 from .conftest import Capture, CapturedDatabase, Engine
 
+LARGE_SQL = "repeat('0123456789', 1000)"
+LARGE_BYTES = b"0123456789" * 1000
+
 
 def each(database: CapturedDatabase, *statements: str) -> None:
     for statement in statements:
@@ -35,45 +38,42 @@ def told(engine: Engine, topic: str) -> list[tuple[object, ...]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("column", "key"),
-    [
-        ("k int", "1"),
-        ("k text", "'it''s \\ ä'"),
-        ("k bytea", "'\\x00ff27'"),
-        ("k timestamptz", "'12345-01-02 03:04:05.678901+02'"),
-        ("k timestamp", "'1999-12-31 23:59:59.000001'"),
-        ("k date", "'2024-02-29'"),
-        ("k date", "'infinity'"),
-        ("k date", "'0044-03-15 BC'"),
-        ("k timestamptz", "'-infinity'"),
-        ("k timestamp", "'0044-03-15 12:00:00.000001 BC'"),
-        ("k numeric(30,5)", "-123456789012345678901234.50000"),
-        ("k numeric", "1e30"),
-        ("k uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"),
-        ("k float8", "0.1"),
-        ("k bool", "true"),
-        ("k int8", "9223372036854775807"),
-        ("k time", "'24:00'"),
-        ("k int[]", "'{1,2}'"),
-        ("k interval", "'1 mon -2 days'"),
-    ],
-)
-def test_by_a_key_of_any_type(database: CapturedDatabase, capture: Capture, column: str, key: str) -> None:
-    table(database, "tw", column)
+KEYS = [
+    ("k int", "1"),
+    ("k text", "'it''s \\ ä'"),
+    ("k bytea", "'\\x00ff27'"),
+    ("k timestamptz", "'12345-01-02 03:04:05.678901+02'"),
+    ("k timestamp", "'1999-12-31 23:59:59.000001'"),
+    ("k date", "'2024-02-29'"),
+    ("k date", "'infinity'"),
+    ("k date", "'0044-03-15 BC'"),
+    ("k timestamptz", "'-infinity'"),
+    ("k timestamp", "'0044-03-15 12:00:00.000001 BC'"),
+    ("k numeric(30,5)", "-123456789012345678901234.50000"),
+    ("k numeric", "1e30"),
+    ("k uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"),
+    ("k float8", "0.1"),
+    ("k bool", "true"),
+    ("k int8", "9223372036854775807"),
+    ("k time", "'24:00'"),
+    ("k int[]", "'{1,2}'"),
+    ("k interval", "'1 mon -2 days'"),
+]
+
+
+def test_by_a_key_of_any_type(database: CapturedDatabase, capture: Capture) -> None:
+    names = [f"t{place}" for place in range(len(KEYS))]
+    for name, (column, _) in zip(names, KEYS, strict=True):
+        table(database, name, column)
     engine = capture(reselects=[".*"])
-    each(
-        database,
-        f"INSERT INTO tw VALUES ({key}, repeat('x', 9000), NULL, 1)",
-        "UPDATE tw SET v = 2",
-        "UPDATE tw SET v = 3",
-    )
+    for name, (_, key) in zip(names, KEYS, strict=True):
+        insert = f"INSERT INTO {name} VALUES ({key}, repeat('x', 9000), NULL, 1)"
+        each(database, insert, f"UPDATE {name} SET v = 2", f"UPDATE {name} SET v = 3")
     engine.catch_up()
     large = "x" * 9000
-    assert told(engine, database.topic("tw")) == [
-        ("c", large, None, 1, []),
-        *(("u", large, None, v, []) for v in (2, 3)),
-    ]
+    expected = [("c", large, None, 1, []), *(("u", large, None, v, []) for v in (2, 3))]
+    found = {key: told(engine, database.topic(name)) for name, key in zip(names, KEYS, strict=True)}
+    assert found == dict.fromkeys(KEYS, expected)
 
 
 def test_what_is_there_when_the_update_is_read(database: CapturedDatabase, capture: Capture) -> None:
@@ -104,10 +104,6 @@ def test_what_is_there_when_the_update_is_read(database: CapturedDatabase, captu
         ("d", None, None, None, []),
         ("u", a, b, 2, []),
     ]
-
-
-LARGE_SQL = "repeat('0123456789', 1000)"
-LARGE_BYTES = b"0123456789" * 1000
 
 
 def test_what_cannot_be_read_stays_marked(database: CapturedDatabase, capture: Capture) -> None:

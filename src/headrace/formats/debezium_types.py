@@ -675,10 +675,15 @@ def _scaled(array: pa.Array, *, scale: int) -> pa.Array:
     if pa.types.is_decimal(array.type) and array.type.scale == scale:
         return in_quotes(base64_columns.encode(decimals.to_bytes(array)))
 
-    def unscaled(text: str) -> str | None:
-        return None if text in _SPECIAL else _quoted_bytes(int(_EXACT.scaleb(Decimal(text), scale)))
+    return _by_unscaled(array, scale, _quoted_bytes)
 
-    return by_value(array.cast(TEXT), unscaled)
+
+def _by_unscaled(array: pa.Array, scale: int, write: Callable[[int], str]) -> pa.Array:
+    """Return what ``write`` makes of each unscaled value; a special value is null."""
+    return by_value(
+        array.cast(TEXT),
+        lambda text: None if text in _SPECIAL else write(int(_EXACT.scaleb(Decimal(text), scale))),
+    )
 
 
 _PLAIN_SCALE = 6  # of more decimals than these, Java's BigDecimal has small values with an exponent
@@ -688,10 +693,7 @@ def _numbers(array: pa.Array, *, scale: int) -> pa.Array:
     if pa.types.is_decimal(array.type) and array.type.scale == scale <= _PLAIN_SCALE:
         return decimals.to_text(array)
 
-    def number(text: str) -> str | None:
-        return None if text in _SPECIAL else _java_decimal(int(_EXACT.scaleb(Decimal(text), scale)), scale)
-
-    return by_value(array.cast(TEXT), number)
+    return _by_unscaled(array, scale, lambda unscaled: _java_decimal(unscaled, scale))
 
 
 def _java_decimal(unscaled: int, scale: int) -> str:

@@ -333,18 +333,13 @@ def _beside(configuration: Configuration, line: Line) -> Line:
     if line.name == "key.converter" and meaning.state.runs and not _alike(configuration):
         meaning = not_yet("On a Kafka log keys are written as values are.")
     numeric = line.name.endswith("converter.decimal.format") and (line.value or "").strip().lower() == "numeric"
-    if numeric and _classes(configuration) not in ([], [*transforms.FLATTENING]):
+    if numeric and transform_classes(configuration) not in ([], [transforms.FLATTENING]):
         meaning = not_yet("With transforms beside ExtractNewRecordState a decimal is base64.")
     if line.name.endswith(".predicate") and line.part:
         meaning = _predicate(configuration, line)
     if line.name.endswith((".condition", ".topic.expression")) and line.part and meaning.state.runs:
         meaning = _expression(configuration, line)
     return line if meaning is line.meaning else replace(line, meaning=meaning)
-
-
-def _classes(configuration: Configuration) -> list[str]:
-    """Return the classes of the chain of transforms."""
-    return [configuration.get(f"transforms.{name}.type") for name in listed(configuration.get("transforms"))]
 
 
 def _alike(configuration: Configuration) -> bool:

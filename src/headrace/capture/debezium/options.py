@@ -18,6 +18,7 @@ from headrace.capture.debezium.explanation import (
 )
 from headrace.capture.debezium.expressions import expressions, python_expression
 from headrace.capture.debezium.properties import Kind, listed
+from headrace.capture.debezium.transforms import FLATTENING
 from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Examination
@@ -53,7 +54,6 @@ _OF_CAPTURE = (
     "publish.via.partition.root",
 )
 DEFAULT_PUBLICATION = "dbz_publication"
-_FLATTEN = "io.debezium.transforms.ExtractNewRecordState"
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +402,6 @@ def _check_groups(pattern: str, *, combined: bool) -> None:
 def _format(configuration: Configuration) -> str:
     """Return the format of a Kafka log's topics."""
     made = _FORMATS[converter_class(configuration, "value.converter")]
-    made += "" if _FLATTEN in transform_classes(configuration) else "+envelope"
+    made += "" if FLATTENING in transform_classes(configuration) else "+envelope"
     schemas = configuration.get("value.converter.schemas.enable", "true").lower() == "true"
     return f"{made}+schema" if made.startswith("json") and not made.startswith("jsonschema") and schemas else made

@@ -102,9 +102,9 @@ _LANGUAGE = Property(
     {"sql": written("expressions are SQL, over before, after, source, op, topic, key, value and header.")},
 )
 
-FLATTENING = (f"{_DEBEZIUM}.ExtractNewRecordState",)
+FLATTENING = f"{_DEBEZIUM}.ExtractNewRecordState"
 _FLATTEN = Component(
-    FLATTENING,
+    (FLATTENING,),
     done(
         "Rows are flat in the log; on a Kafka log the messages are json in place of json+envelope, and the events of "
         "«topics cat --format debezium-json» are flat."

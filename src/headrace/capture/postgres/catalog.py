@@ -221,6 +221,10 @@ def role(connection: SqlConnection) -> Role:
     return Role(*(connection.execute(_ROLE.encode()).fetchone() or ("", "", False, False, "")))
 
 
+_NAMED = """
+SELECT n.nspname, c.relname, c.relreplident, c.reltuples::bigint
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
+"""
 _TABLES = """
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, greatest(c.reltuples, 0)::bigint,
        ARRAY(SELECT a.attname::text FROM pg_index i
@@ -423,6 +427,20 @@ def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
         for candidate in (plain, f"public.{plain}"):
             near.update(dict.fromkeys(difflib.get_close_matches(candidate, lowered, n=5, cutoff=0.6)))
     return ([lowered[name] for name in near] or names)[:5]
+
+
+def as_named_now(connection: SqlConnection, table: Table) -> Table | None:
+    """Return a table as it is called now, with its replica identity and about how many rows it has; its topic stays.
+
+    None: it was dropped.
+    """
+    found = connection.execute(_NAMED, [table.oid]).fetchone()
+    if found is None:
+        return None
+    schema, name, identity, rows = found
+    return replace(
+        table, schema=schema, name=name, identity=identity, estimated_rows=max(0, rows), captured_as=table.label
+    )
 
 
 def with_columns(

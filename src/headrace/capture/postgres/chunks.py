@@ -23,7 +23,7 @@ from headrace.capture.postgres import catalog
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.chunk_key import Key, Unreadable
 from headrace.capture.postgres.decode import Seen
-from headrace.capture.postgres.snapshot import SnapshotStale, connect_reader, translate
+from headrace.capture.postgres.snapshot import Connections, SnapshotStale, translate
 from headrace.capture.postgres.snapshot_options import CHUNK_ROWS
 from headrace.capture.postgres.snapshot_progress import Ended, Progress, Wanted
 from headrace.errors import SourceError, SourceUnavailable
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 _REWRITTEN = """
 SELECT oid::regclass::text FROM pg_class WHERE relfilenode <> pg_relation_filenode(oid)
     AND oid IN (SELECT %s::oid UNION SELECT relid FROM pg_partition_tree(%s))
-"""
-_NAMED = """
-SELECT n.nspname, c.relname, c.relreplident, c.reltuples::bigint
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
 """
 _NOW = 'to_char(now(), \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
 _INSERT = "INSERT INTO {table} VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
@@ -85,8 +81,7 @@ class ChunkReader:
         end: Callable[[SqlConnection], int],
     ) -> None:
         self._declared, self._chunk_rows, self._window, self._end = declared, chunk_rows, window, end
-        self._sql: SqlConnection | None = None
-        self._reader: Any = None
+        self._connections = Connections(declared.server)
         self._reading: Any = None
 
     def read(self, progress: Progress, tables: Sequence[Table]) -> Chunk:
@@ -110,7 +105,7 @@ class ChunkReader:
                 raise
 
     def _read(self, progress: Progress, tables: dict[int, Table]) -> Chunk:
-        sql = self._connected()
+        sql = self._connections.sql()
         if progress.window:
             self._close_window(sql, progress.window)
             progress = replace(progress, window="")
@@ -172,14 +167,10 @@ class ChunkReader:
 
     def _looked_up(self, sql: SqlConnection, table: Table) -> Table:
         """Return the table as the snapshot has it; it cannot be rewritten until the transaction ends."""
-        named = sql.execute(_NAMED, [table.oid]).fetchone()
+        named = catalog.as_named_now(sql, table)
         if named is None:
             raise Unreadable("it was dropped")
-        label = table.label
-        schema, name, identity, rows = named
-        table = replace(
-            table, schema=schema, name=name, identity=identity, estimated_rows=max(0, rows), captured_as=label
-        )
+        table = named
         try:
             sql.execute(f"LOCK TABLE {table.only_sql} IN ACCESS SHARE MODE".encode())
         except psycopg.errors.UndefinedTable:
@@ -191,10 +182,7 @@ class ChunkReader:
 
     def _copied(self, query: str) -> tuple[pa.RecordBatch, ...]:
         """Return rows by COPY, in the snapshot that the other connection has."""
-        if self._reader is None:
-            assert self._sql is not None
-            self._reader = connect_reader(self._declared.server, self._sql.info.server_version)
-        with contextlib.closing(self._reader.cursor()) as cursor:
+        with contextlib.closing(self._connections.reader().cursor()) as cursor:
             self._reading = cursor
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:
@@ -230,24 +218,13 @@ class ChunkReader:
         (now,) = sql.execute(f"SELECT {_NOW}".encode()).fetchone() or ("",)
         return str(now)
 
-    def _connected(self) -> SqlConnection:
-        if self._sql is None or self._sql.closed:
-            self._sql = self._declared.server.sql()
-        return self._sql
-
     def cancel(self) -> None:
         """End what is being read, with an error. From any thread."""
         with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error, AttributeError):
-            if self._sql is not None:
-                self._sql.cancel()
+            self._connections.cancel()
             if self._reading is not None:
                 self._reading.adbc_cancel()
 
     def close(self) -> None:
         """Close the connections; they are opened again when they are needed."""
-        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error):
-            if self._reader is not None:
-                self._reader.close()
-        self._reader = None
-        if self._sql is not None:
-            self._sql.close()
+        self._connections.close()

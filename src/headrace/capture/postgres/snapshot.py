@@ -185,6 +185,42 @@ def connect_reader(server: Server, version: int) -> Any:
     return connection
 
 
+class Connections:
+    """Two connections to a server, opened when they are needed: one for SQL, one that reads Arrow batches."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._sql: SqlConnection | None = None
+        self._reader: Any = None
+
+    def sql(self) -> SqlConnection:
+        """Return the one for SQL."""
+        if self._sql is None or self._sql.closed:
+            self._sql = self._server.sql()
+        return self._sql
+
+    def reader(self) -> Any:
+        """Return the one that reads Arrow batches; the other has been asked for before."""
+        if self._reader is None:
+            assert self._sql is not None
+            self._reader = connect_reader(self._server, self._sql.info.server_version)
+        return self._reader
+
+    def cancel(self) -> None:
+        """End the statement of the one for SQL, with an error. From any thread."""
+        if self._sql is not None:
+            self._sql.cancel()
+
+    def close(self) -> None:
+        """Close both; they are opened again when they are needed."""
+        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error):
+            if self._reader is not None:
+                self._reader.close()
+        self._reader = None
+        if self._sql is not None:
+            self._sql.close()
+
+
 def translate(server: Server, error: adbc_driver_manager.Error) -> SourceError:
     """Return the error for what ADBC says."""
     text = " ".join(str(error).split())

@@ -11,7 +11,6 @@ import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import adbc_driver_manager
 import numpy as np
@@ -25,9 +24,9 @@ from headrace.batch import Batch
 from headrace.capture.base import Piece
 from headrace.capture.postgres import catalog
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
-from headrace.capture.postgres.chunk_key import Key
+from headrace.capture.postgres.chunk_key import Key, Unreadable
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.snapshot import Converter, connect_reader, literal, select, translate
+from headrace.capture.postgres.snapshot import Connections, Converter, literal, select, translate
 from headrace.capture.postgres.snapshot_progress import Wanted
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import SourceRefused
@@ -35,7 +34,6 @@ from headrace.position import Lsn
 
 Texts = tuple[str | None, ...]
 _KEYS = 1_000  # in one query
-_NAMED = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s"
 
 
 class Reselect:
@@ -61,8 +59,7 @@ class Reselect:
         self._server, self._publication, self._prefix = server, publication, prefix
         self._tables, self._say = tables, say
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
-        self._sql: SqlConnection | None = None
-        self._reader: Any = None
+        self._connections = Connections(server)
 
     def fill(self, pieces: Sequence[Piece[Lsn]]) -> list[Piece[Lsn]]:
         """Return the pieces with the values that can be read.
@@ -79,19 +76,21 @@ class Reselect:
 
     def _filled(self, topic: str, batch: Batch) -> Batch:
         lists = batch.unchanged
-        tables = [table for table in self._tables() if topic_of(self._prefix, table.label) == topic]
-        if lists is None or not batch.key_columns or not tables:
+        if lists is None or not batch.key_columns:
+            return batch
+        table = next((table for table in self._tables() if topic_of(self._prefix, table.label) == topic), None)
+        if table is None:
+            return batch
+        label = ".".join(table.label)
+        names = pc.unique(lists.flatten()).to_pylist()
+        names = [name for name in names if any(some.fullmatch(f"{label}:{name}") for some in self._patterns)]
+        if not names:
             return batch
         rows = np.flatnonzero(np.asarray(pc.fill_null(pc.list_value_length(lists), 0)) > 0)
-        table, names = tables[0], pc.unique(lists.flatten()).to_pylist()
-        label = ".".join(table.label)
-        names = [name for name in names if any(some.fullmatch(f"{label}:{name}") for some in self._patterns)]
-        if not rows.size or not names:
-            return batch
         keys = key_texts([batch.records.column(name).take(pa.array(rows)) for name in batch.key_columns])
         try:
             found = self._read(table, batch, names, [key for key in dict.fromkeys(keys) if None not in key])
-        except (psycopg.DataError, psycopg.ProgrammingError, SourceRefused) as error:
+        except (SourceRefused, Unreadable) as error:
             text = " ".join(str(error).split())
             self._say(f"{label}: values that updates did not send stay unsent: {text}")
             return batch
@@ -101,12 +100,11 @@ class Reselect:
         """Return the rows that have these keys now: the key's columns, and those that are wanted and still there."""
         with self._server.translated("a value that an update did not send"):
             try:
-                sql = self._connected()
-                schema, name = sql.execute(_NAMED, [table.oid]).fetchone() or (None, None)
-                if name is None:
-                    raise SourceRefused("the table was dropped")
-                table = replace(table, schema=schema, name=name, captured_as=table.label)
-                (table,) = catalog.with_columns(sql, [table], catalog.publication(sql, self._publication))
+                sql = self._connections.sql()
+                named = catalog.as_named_now(sql, table)
+                if named is None:
+                    raise Unreadable("it was dropped")
+                (table,) = catalog.with_columns(sql, [named], catalog.publication(sql, self._publication))
                 chosen = {*names, *batch.key_columns}
                 table = replace(table, columns=tuple(column for column in table.columns if column.name in chosen))
                 return self._copied(sql, table, batch.key_columns, keys)
@@ -115,10 +113,8 @@ class Reselect:
                 raise
 
     def _copied(self, sql: SqlConnection, table: Table, key: Sequence[str], keys: Sequence[Texts]) -> pa.Table:
-        if missing := [name for name in key if name not in {column.name for column in table.columns}]:
-            raise SourceRefused(f"the table has no column «{missing[0]}» any more")
-        converter = Converter(table, self._prefix, lsn=0, ts_us=0)
         by = Key.of(sql, replace(table, key=tuple(key), row_filter=None), Wanted("", table.oid, str(table)))
+        converter = Converter(table, self._prefix, lsn=0, ts_us=0)
         batches = []
         for at in range(0, len(keys), _KEYS):
             query = select(replace(table, row_filter=_any_of(by, keys[at : at + _KEYS])))
@@ -127,30 +123,16 @@ class Reselect:
 
     def _fetched(self, query: str) -> list[pa.RecordBatch]:
         try:
-            if self._reader is None:
-                assert self._sql is not None
-                self._reader = connect_reader(self._server, self._sql.info.server_version)
-            with contextlib.closing(self._reader.cursor()) as cursor:
+            with contextlib.closing(self._connections.reader().cursor()) as cursor:
                 cursor.execute(query)
                 return list(cursor.fetch_record_batch())
         except adbc_driver_manager.Error as error:
             self.close()
             raise translate(self._server, error) from error
 
-    def _connected(self) -> SqlConnection:
-        if self._sql is None or self._sql.closed:
-            self._sql = self._server.sql()
-        return self._sql
-
     def close(self) -> None:
         """Close the connections; they are opened again when they are needed."""
-        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error):
-            if self._reader is not None:
-                self._reader.close()
-        self._reader = None
-        if self._sql is not None:
-            self._sql.close()
-        self._sql = None
+        self._connections.close()
 
 
 def _any_of(by: Key, keys: Sequence[Texts]) -> str:
@@ -171,9 +153,8 @@ def key_texts(columns: Sequence[pa.Array]) -> list[Texts]:
     for column in columns:
         if pa.types.is_binary(column.type):
             texts.append([None if value is None else f"\\x{value.hex()}" for value in column.to_pylist()])
-        elif pa.types.is_timestamp(column.type) or pa.types.is_date(
-            column.type
-        ):  # infinite ones, and those of long ago
+        elif pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            # Infinite ones, and those of long ago, as PostgreSQL prints them.
             texts.append([None if value is None else str(value) for value in plain_values.values(column)])
         else:
             texts.append(column.cast(pa.string()).to_pylist())
@@ -195,10 +176,10 @@ def filled(batch: Batch, rows: npt.NDArray[np.int64], keys: Sequence[Texts], fou
     ['a', 'b']
     """
     assert batch.unchanged is not None
-    found = found.combine_chunks()
     place_of = {key: place for place, key in enumerate(key_texts([found.column(n) for n in batch.key_columns]))}
     place = np.array([place_of.get(key, -1) for key in keys])
-    names = [set(some) for some in batch.unchanged.take(pa.array(rows)).to_pylist()]
+    told = batch.unchanged.to_pylist()
+    names = [set(told[row]) for row in rows.tolist()]
     records = batch.records
     for name in {name for some in names for name in some}:
         index, there = records.schema.get_field_index(name), found.schema.get_field_index(name)
@@ -210,16 +191,14 @@ def filled(batch: Batch, rows: npt.NDArray[np.int64], keys: Sequence[Texts], fou
         mask = np.zeros(batch.num_rows, bool)
         mask[rows[has]] = True
         values = found.column(there).take(pa.array(place[has])).combine_chunks()
-        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
         column = pc.replace_with_mask(records.column(index), pa.array(mask), values)
         records = records.set_column(index, records.schema.field(index), column)
         for some in (names[i] for i in np.flatnonzero(has)):
             some.discard(name)
-    told = batch.unchanged.to_pylist()
     for row, some in zip(rows.tolist(), names, strict=True):
         told[row] = [name for name in told[row] if name in some]
-    place_told = records.schema.get_field_index("__unchanged")
+    index = records.schema.get_field_index("__unchanged")
     if not any(told):
-        return Batch(records.remove_column(place_told))
-    field = records.schema.field(place_told)
-    return Batch(records.set_column(place_told, field, pa.array(told, field.type)))
+        return Batch(records.remove_column(index))
+    field = records.schema.field(index)
+    return Batch(records.set_column(index, field, pa.array(told, field.type)))
