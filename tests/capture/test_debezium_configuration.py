@@ -80,7 +80,6 @@ def test_json(tmp_path: Path, outer: bool) -> None:
     assert options.dsn.startswith("host='postgres' port='5432' user='postgres'")
 
 
-@pytest.mark.skipif(not SEEDS.is_dir(), reason="the articles are not here")
 def test_decimals_are_numbers_only_where_no_other_transform_reads_them() -> None:
     numeric = {**ARTICLE, "value.converter.decimal.format": "NUMERIC"}  # flattened
     routed = {"transforms": "unwrap,r", "transforms.r.type": "org.apache.kafka.connect.transforms.ValueToKey"}
@@ -89,6 +88,7 @@ def test_decimals_are_numbers_only_where_no_other_transform_reads_them() -> None
         check(Configuration({**numeric, **routed, "transforms.r.fields": "id"}, "c"))
 
 
+@pytest.mark.skipif(not SEEDS.is_dir(), reason="the articles are not here")
 def test_the_articles_configurations_are_read_unchanged() -> None:
     found = 0
     for article in sorted(SEEDS.glob("*.txt")):
