@@ -751,6 +751,23 @@ def test_closing_twice_is_harmless_and_closed_is_closed(log: Log) -> None:
         pass
 
 
+def test_what_was_committed_is_seen_by_others_when_the_log_is_closed(location: str, log: Log) -> None:
+    if location == "memory://":
+        pytest.skip("nobody else sees a log in memory")
+    append(log, ("a", rows(0)))
+    log.close()
+    reader = open_log(location, writer=False)
+    for number in range(1, 11):
+        writer = open_log(location, writer=True)
+        with writer.transaction() as txn:
+            txn.append("a", rows(number))
+            txn.put("position", "here", b"%d" % number)
+        writer.close()
+        assert reader.records("position") == {"here": b"%d" % number}
+        assert ids(reader.read(after=number)) == [number]
+    reader.close()
+
+
 def test_closing_inside_a_transaction_is_refused(log: Log) -> None:
     with log.transaction() as txn:
         txn.append("a", rows(1))

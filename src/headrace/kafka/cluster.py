@@ -28,6 +28,7 @@ PATIENCE_SECONDS = 30.0
 METADATA_SECONDS = 30.0
 LAST_PATIENCE = 3.0  # seconds that a broker still has when the pipeline is stopped
 TICK_SECONDS = 0.05
+VISIBLE_SECONDS = 10.0
 GONE_SECONDS = 3.0
 FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 COMPACTED = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.bytes": str(32 << 20)}
@@ -352,6 +353,29 @@ def bounds_of(cluster: Cluster, topics: Mapping[str, int]) -> dict[str, tuple[di
             firsts, ends = found.setdefault(where.topic, ({}, {}))
             firsts[where.partition], ends[where.partition] = int(oldest[where].offset), int(next_.offset)
     return found
+
+
+def await_visible(cluster: Cluster, topics: Sequence[str]) -> None:
+    """Wait until readers see what was committed to topics: a broker answers a commit before it writes its markers.
+
+    Gives up where a broker is away.
+    """
+    from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    def ends(level: Any) -> dict[Any, int]:
+        asked = cluster._admin.list_offsets(
+            dict.fromkeys(places, OffsetSpec.latest()), isolation_level=level, request_timeout=REQUEST_SECONDS
+        )
+        return {at: int(cluster._awaited("asking what is visible", end).offset) for at, end in asked.items()}
+
+    deadline, backoff = time.monotonic() + VISIBLE_SECONDS, Backoff(first=0.001, most=0.1)
+    with contextlib.suppress(KafkaException, LogError):
+        places = [TopicPartition(topic, number) for topic in topics for number in range(cluster.partitions(topic))]
+        written, visible = ends(IsolationLevel.READ_UNCOMMITTED), ends(IsolationLevel.READ_COMMITTED)
+        while any(visible[at] < end for at, end in written.items()) and time.monotonic() < deadline:
+            time.sleep(backoff.next())
+            visible = ends(IsolationLevel.READ_COMMITTED)
 
 
 def offsets_since(cluster: Cluster, topic: str, ts_ms: int) -> dict[int, int]:

@@ -130,6 +130,11 @@ class TransactionalProducer:
         """Return whether a transaction has begun."""
         return self._open
 
+    @property
+    def committed(self) -> bool:
+        """Return whether a transaction has been committed."""
+        return self._committed_at > 0
+
     def send(
         self,
         topic: str,

@@ -31,7 +31,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.errors import DeclarationError, LogError, LogLocked, LogMissing, LogTruncated
 from headrace.event_log import event
 from headrace.faults import fault
-from headrace.kafka.cluster import COMPACTED, FOR_EVER, Cluster
+from headrace.kafka.cluster import COMPACTED, FOR_EVER, Cluster, await_visible
 from headrace.kafka.fetch import Fetcher
 from headrace.kafka.producer import Sent, TransactionalProducer, too_large
 from headrace.kafka.ranges import MessageRange, TopicRange
@@ -480,8 +480,11 @@ class KafkaLog:
         self._records.close()
         self.loader.close()
         if self._producer is not None:
+            committed = self._producer.committed
             self._producer.close()
             self._producer = None
+            if committed:
+                await_visible(self.cluster, [self.slices_topic, self.changelog_topic])
 
     def _check_open(self) -> None:
         self.used_at = time.monotonic()
