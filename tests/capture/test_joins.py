@@ -246,6 +246,20 @@ def test_one_that_is_dropped_and_made_again(
     check_order(engine)
 
 
+def test_rows_of_one_that_was_dropped_keep_their_key(database: CapturedDatabase, capture: Capture) -> None:
+    """With REPLICA IDENTITY FULL the stream marks all columns as key, and the catalog has none any more."""
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY FULL")
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    engine.source.stop()
+    database.execute("ALTER TABLE t RENAME id TO number; UPDATE t SET x = 2; DROP TABLE t")
+    engine = capture(engine.log)
+    engine.catch_up()
+    keys = [Batch(entry.records).key_columns for entry in engine.log.read_topic(database.topic())]
+    assert keys == [("id",), ("number",)]
+
+
 def test_it_is_dropped_again_and_again(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     for number in range(1, 5):

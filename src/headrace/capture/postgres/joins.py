@@ -34,7 +34,7 @@ import psycopg
 import pyarrow as pa
 
 from headrace.batch import Batch
-from headrace.capture.base import Piece
+from headrace.capture.base import Log, Piece
 from headrace.capture.postgres import catalog, checks, drift, parts
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
 from headrace.capture.postgres.decode import Decoder, Known, Seen
@@ -605,6 +605,17 @@ def known(label: tuple[str, str], table: Table | None) -> Known:
     """Return what the decoder knows of a table; None of one that was dropped."""
     columns = tuple(column.name for column in table.columns) if table else ()
     return Known(label, table.key if table else None, columns)
+
+
+def known_from(log: Log, prefix: str, label: tuple[str, str]) -> Known:
+    """Return what a log knows of a table that was dropped, by its newest row."""
+    topic = topic_of(prefix, label)
+    held = log.topics().get(topic)
+    entries = log.read_topic(topic, offset=held.end - 1) if held and held.first < held.end else []
+    if not entries:
+        return Known(label)
+    rows = Batch(entries[-1].records)
+    return Known(label, rows.key_columns, tuple(rows.column_names))
 
 
 def _refusal(table: Table, failing: Mapping[int, str], taken: str, *, by_root: bool) -> str:

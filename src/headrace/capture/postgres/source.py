@@ -47,7 +47,7 @@ from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.gaps import OnGap
 from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
 from headrace.capture.postgres.incremental import IncrementalSnapshots, Reply
-from headrace.capture.postgres.joins import Joins, known, taken
+from headrace.capture.postgres.joins import Joins, known, known_from, taken
 from headrace.capture.postgres.logical_messages import LogicalMessages
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.parts import Parts
@@ -395,7 +395,7 @@ class PostgresSource:
         joined = [table for table in self._startup.began.tables if table.seen is not None]
         self._decoder = Decoder(
             self.name,
-            known=self._known_tables(),
+            known=self._known_tables(log),
             seen={table.oid: Seen(table.seen or "", table.until, table.since) for table in joined},
             meet=self._meet,
             describe=self._describe if self._declared.debezium is not None else None,
@@ -429,14 +429,20 @@ class PostgresSource:
         self._polled = self._storing = self._stored = self._sent = known.acknowledged
         self._received = Lsn(known.acknowledged)
 
-    def _known_tables(self) -> dict[int, Known]:
-        """Return all tables that the log has, those too that were dropped: rows of them may still come."""
+    def _known_tables(self, log: Log) -> dict[int, Known]:
+        """Return all tables that the log has, those too that were dropped: rows of them may still come.
+
+        The catalog has no key of those any more; the log has it with their newest rows.
+        """
         assert self._startup.began is not None
         tables = {table.oid: table for table in self._startup.tables}
         found = {}
         for captured in self._startup.began.tables:
             if captured.left != drift.NARROWED:
-                found[captured.oid] = known(captured.label, tables.get(captured.oid))
+                table = tables.get(captured.oid)
+                found[captured.oid] = (
+                    known(captured.label, table) if table else known_from(log, self.name, captured.label)
+                )
         return found
 
     def _meet(self, relation: Relation, lsn: int) -> Known | Stranger:
