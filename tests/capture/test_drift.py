@@ -439,6 +439,10 @@ def relation(names: str, flagged: str, identity: str = "d") -> Relation:
         ("number x y", "number x y", "f", ("number",)),
         ("id x", "id x", "f", ("id",)),
         ("number u y", "u", "i", ("number",)),
+        ("number x y z", "number x y z", "f", ("number",)),
+        ("number x", "number x", "f", ("number",)),
+        ("number other", "number other", "f", ("number", "other")),
+        ("u number x y", "u number x y", "f", ("u", "number", "x", "y")),
     ],
 )
 def test_the_key_of_a_relation(names: str, flagged: str, identity: str, key: tuple[str, ...]) -> None:

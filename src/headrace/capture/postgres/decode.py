@@ -85,11 +85,26 @@ class Known:
         names = tuple(column.name for column in relation.columns)
         were = [(before.key, tuple(column.name for column in before.relation.columns))] if before else []
         for key, columns in [*were, (self.key, self.columns)]:
-            if set(key) <= set(names):
-                return key
-            if len(columns) == len(names) and set(key) <= set(columns):
-                return tuple(names[columns.index(name)] for name in key)
-        return self.key
+            found = tuple(name if name in names else _renamed(name, columns, names) for name in key)
+            if "" not in found:
+                return found
+        return flagged  # all columns, with REPLICA IDENTITY FULL: no name of the key's is among them
+
+
+def _renamed(name: str, columns: Sequence[str], names: Sequence[str]) -> str:
+    """Return what a column is called among other columns of its table: it lies between the same ones; "" if not known.
+
+    >>> _renamed("id", ("id", "x", "y"), ("number", "x", "y", "z"))
+    'number'
+    """
+    if name not in columns:
+        return ""
+    place = columns.index(name)
+    left = max((i for i in range(place) if columns[i] in names), default=-1)
+    right = min((i for i in range(place, len(columns)) if columns[i] in names), default=len(columns))
+    start = names.index(columns[left]) + 1 if left >= 0 else 0
+    end = names.index(columns[right]) if right < len(columns) else len(names)
+    return names[start + place - left - 1] if end - start == right - left - 1 else ""
 
 
 class Stranger(Enum):
