@@ -25,7 +25,7 @@ from psycopg import pq
 from headrace import plain_values
 from headrace.batch import Batch
 from headrace.capture.base import Piece
-from headrace.capture.postgres.decode import Decoder, Known, NeedsTextMode
+from headrace.capture.postgres.decode import Decoder, Known, NeedsTextMode, Seen
 from headrace.errors import DecodeError
 from headrace.position import Lsn, parse_lsn
 from headrace.testing.servers import PostgresServer
@@ -845,6 +845,9 @@ def test_every_kind_of_the_protocols(workload: dict[bool, list[bytes]]) -> None:
     harmless += [b"O" + bytes(8) + b"origin\0", b"Y" + bytes(4) + b"public\0enum\0"]
     beside = [part for item in messages for part in (message(harmless[len(item) % len(harmless)]), item)]
     assert sum(piece.rows for piece in decode([*map(message, harmless), *beside, *map(message, harmless)])) == rows
+    # Nor do they, of no transaction, to a table that joined.
+    joined = Decoder("shop", known={1: Known(("public", "t"))}, seen={1: Seen("10:10:", 0x5000)})
+    assert [piece for kind in harmless for piece in joined.feed([message(kind)])] == []
     named = {b"S": "Stream Start", b"c": "Stream Commit", b"b": "Begin Prepare", b"P": "Prepare:"}
     named |= {b"K": "Commit Prepared", b"p": "Stream Prepare"}
     for kind in [bytes([byte]) for byte in range(256) if byte not in b"BCRIUDTOYMAEr"]:

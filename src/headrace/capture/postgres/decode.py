@@ -458,7 +458,7 @@ class Decoder:
     def _taken_in(self, found: Transactions, counts: Ints, relation_ids: Longs) -> Mask | None:
         """Return which rows are left out, as their table's snapshot has them or will have them; None for none."""
         until = max((max(seen.until, seen.since) for seen in self.seen.values()), default=0)
-        if not self._awaited and (not until or int(found.lsn[0]) >= until):
+        if not len(found) or (not self._awaited and (not until or int(found.lsn[0]) >= until)):
             return None
         numbers = found.number.repeat(counts)
         left_out = np.zeros(relation_ids.size, bool)
@@ -516,6 +516,8 @@ class Decoder:
             oid = described.oid
             if self.known is not None and oid not in self.known:
                 transaction = min(int(found.last.searchsorted(message)), len(found) - 1)
+                if transaction < 0:
+                    raise frame.error(message, HEADER, "a Relation message outside of a transaction")
                 if not self._met(described, int(found.lsn[transaction])):
                     continue
             new = self._prepare(described)
