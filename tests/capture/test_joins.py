@@ -15,7 +15,7 @@ from tests.capture.conftest import Capture, CapturedDatabase, Engine, Writer
 from tests.waiting import wait_until
 
 from headrace.batch import Batch
-from headrace.capture.postgres import joins
+from headrace.capture.postgres import drift, joins
 from headrace.capture.postgres import source as sources
 from headrace.capture.postgres.catalog import Table
 from headrace.capture.postgres.snapshot import Snapshot
@@ -289,6 +289,28 @@ def test_one_that_is_dropped_while_it_waits_to_join(database: CapturedDatabase, 
     engine.catch_up()
     joined(engine, database.topic("tm"))
     assert ops(engine, database.topic("tm")) == [("r", 1)] and ops(engine, database.topic()) == [("c", 1)]
+
+
+def test_one_that_an_earlier_process_published_is_dropped_while_the_next_one_looks(
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = capture()
+    publication = engine.source._startup.began.publication  # type: ignore[union-attr]
+    engine.source.stop()
+    database.execute("CREATE TABLE tn (id int PRIMARY KEY)")
+    database.execute(f'ALTER PUBLICATION "{publication}" ADD TABLE ONLY tn')  # and was killed
+    look = drift.look_again
+
+    def dropped(*asked: Any) -> drift.Look:
+        found = look(*asked)
+        database.execute("DROP TABLE IF EXISTS tn")
+        return found
+
+    monkeypatch.setattr(drift, "look_again", dropped)
+    engine = capture(engine.log)
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    assert ops(engine, database.topic()) == [("c", 1)]
 
 
 def test_narrower_and_wider_again(

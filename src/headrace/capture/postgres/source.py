@@ -903,7 +903,7 @@ class PostgresSource:
         declared = self._declared
         own, by_name = declared.own_publication, declared.by_name(began)
         try:
-            coming = self._joins.published
+            coming = self._joins.published | self._startup.coming
             drift.check(began, now, own=own, coming=lambda: declared.meant(connection) | coming, by_name=by_name)
         except SourceRefused as error:
             self._refused = error

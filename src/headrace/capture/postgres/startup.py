@@ -284,8 +284,10 @@ class Startup:
         if self.began is None:
             self.began = self._taken_up(connection, known)
         parts.check_unchanged({str(table): table.part for table in self.began.tables}, self._declared.parts)
-        declared, now = self._declared, drift.look_again(connection, self.began)
+        declared = self._declared
+        # In this order: one that is dropped between is in what was meant, and may be in the publication.
         meant = declared.meant(connection)
+        now = drift.look_again(connection, self.began)
         own, by_name = declared.own_publication, declared.by_name(self.began)
         drift.check(self.began, now, own=own, coming=lambda: meant, by_name=by_name)
         left = drift.leaving(self.began, now, own=own, by_name=by_name)
