@@ -15,7 +15,7 @@ from tests.capture.conftest import Capture, CapturedDatabase, Engine, Writer
 from tests.waiting import wait_until
 
 from headrace.batch import Batch
-from headrace.capture.postgres import drift, joins
+from headrace.capture.postgres import catalog, drift, joins
 from headrace.capture.postgres import source as sources
 from headrace.capture.postgres.catalog import Table
 from headrace.capture.postgres.snapshot import Snapshot
@@ -308,6 +308,23 @@ def test_one_that_an_earlier_process_published_is_dropped_while_the_next_one_loo
 
     monkeypatch.setattr(drift, "look_again", dropped)
     engine = capture(engine.log)
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    assert ops(engine, database.topic()) == [("c", 1)]
+
+
+def test_one_that_is_dropped_while_the_catalog_is_read(
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.execute("CREATE TABLE tn (id int PRIMARY KEY)")
+    with_columns = catalog.with_columns
+
+    def dropped(*asked: Any, **how: Any) -> list[Table]:
+        database.execute("DROP TABLE IF EXISTS tn")
+        return with_columns(*asked, **how)
+
+    monkeypatch.setattr(catalog, "with_columns", dropped)
+    engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine.catch_up()
     assert ops(engine, database.topic()) == [("c", 1)]

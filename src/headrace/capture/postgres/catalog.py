@@ -462,6 +462,11 @@ def with_columns(
     return [replace(table, columns=tuple(columns[table.oid]), row_filter=listed[table.oid][1]) for table in tables]
 
 
+def not_dropped(connection: SqlConnection, tables: Sequence[Table]) -> list[Table]:
+    """Return tables, with their columns, without those that were dropped while the catalog was read: they have none."""
+    return [table for table in tables if table.columns or is_there(connection, table.oid)]
+
+
 def insert_lsn(connection: SqlConnection) -> int:
     """Return where the server writes the next record of its log."""
     (lsn,) = connection.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").fetchone() or (0,)

@@ -417,6 +417,7 @@ class Joins:
         existing = catalog.all_tables(connection)
         publication = None if declared.own_publication else catalog.publication(connection, declared.publication)
         found = catalog.with_columns(connection, [table for table in existing if table.oid in meant], publication)
+        found = catalog.not_dropped(connection, found)
         failing = {}
         if not declared.allow_failing_updates:
             failing = catalog.failing_updates(connection, [table.oid for table in found])

@@ -191,9 +191,11 @@ class Startup:
                 chosen = self._choose(connection)
             publication = catalog.publication(connection, declared.publication)
             logged = [table for table in chosen if table.persistence == "p"]
-            self.tables = self._in_order(catalog.with_columns(connection, logged, publication))
+            found = catalog.not_dropped(connection, catalog.with_columns(connection, logged, publication))
+            self.tables = self._in_order(found)
             others = [table for table in chosen if table.persistence == "u"] if declared.with_snapshot else []
-            self.unlogged = catalog.with_columns(connection, others, publication)
+            unlogged = catalog.with_columns(connection, others, publication)
+            self.unlogged = catalog.not_dropped(connection, unlogged)
             for table in (*self.tables, *self.unlogged):
                 checks.refuse(checks.columns(table))
             self.identities = catalog.identities(connection, self.tables)
