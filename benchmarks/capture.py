@@ -11,7 +11,7 @@ from typing import Any
 import headrace as hr
 from benchmarks import workload
 from benchmarks.workload import Case
-from headrace.inspect.debezium import event_lines
+from headrace.inspect.debezium import event_blocks
 from headrace.log import open_log
 from headrace.testing.servers import PostgresServer, postgres
 
@@ -85,7 +85,6 @@ def _to_json(app: hr.App) -> float:
     """Return the seconds until everything is in the log and has been written as Debezium's events."""
     begun = time.perf_counter()
     workload.catch_up(app)
-    with closing(open_log(app.log, writer=False)) as log, Path(os.devnull).open("w") as file:
-        for line in event_lines(log):
-            file.write(line)
+    with closing(open_log(app.log, writer=False)) as log, Path(os.devnull).open("wb") as file:
+        file.writelines(event_blocks(log))
     return time.perf_counter() - begun

@@ -102,6 +102,14 @@ def test_a_chain_and_a_record_that_fails(log: Path, capfd: pytest.CaptureFixture
     assert alone.stdout.split("\n")[:-1] == [line for line in done.stdout.split("\n") if '"all-goods"' in line]
 
 
+@pytest.mark.parametrize("limit", [1, 3, 7, 1000])
+def test_a_limit_counts_lines(log: Path, capfd: pytest.CaptureFixture[str], limit: int) -> None:
+    command = ("topics", "cat", "--all", "--log", str(log), "--format", "debezium-json")
+    whole = headrace(capfd, *command).stdout.split("\n")[:-1]
+    assert 7 < len(whole) < 1000
+    assert headrace(capfd, *command, "--limit", str(limit)).stdout.split("\n")[:-1] == whole[:limit]
+
+
 def test_records_that_fail_are_left_out_where_that_is_wanted(
     log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

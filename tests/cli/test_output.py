@@ -24,7 +24,8 @@ from rich.console import Console, Group
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.cli.console import DrawnLine, RunningLine, Talk
+from headrace.cli.ascii import ESCAPED
+from headrace.cli.console import DrawnLine, RunningLine, Talk, print_utf8
 from headrace.log import open_log
 from tests.databases import Database
 from tests.processes import HEADRACE, Child, run_python
@@ -187,6 +188,17 @@ def test_an_encoding_without_our_characters(changed: dict[str, str], held: Path)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     if "PYTHONIOENCODING" in changed:
         assert 'the log has no topic "n\\u00f6"\n  -> ' in refused.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "ascii", "latin-1", "utf-16"])
+def test_lines_of_json_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes come behind what was printed before them, and are JSON whatever the stream can hold."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding, errors=ESCAPED))
+    print('"first"')
+    print_utf8(memoryview('"é🐟"\n'.encode()))
+    print('"last"', flush=True)
+    assert [json.loads(line) for line in written.getvalue().decode(encoding).splitlines()] == ["first", "é🐟", "last"]
 
 
 @pytest.mark.parametrize("changed", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])

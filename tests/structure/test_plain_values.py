@@ -23,7 +23,7 @@ ROOMS = {
     "dataset": (1, "the order of rows"),
     "engines": (5, "a status; floats; an offset; what a training came to"),
     "grade": (5, "a boolean; numbers of a sum; keys that we packed; no times, and bytes of what is no text"),
-    "inspect": (2, "counts, and scores of a metrics topic"),
+    "inspect": (3, "counts, scores of a metrics topic, and lines of JSON that we made"),
     "learn": (2, "lengths of lists"),
     "produce": (5, "texts of a file; names of tasks"),
     "replay": (4, "records of steps; lines of a metrics topic: names, counts, floats"),

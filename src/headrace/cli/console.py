@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,6 +68,18 @@ talk = Talk()
 def report(message: str) -> None:
     """Print a line on standard error as it is."""
     talk.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_utf8(text: memoryview, *, flush: bool = False) -> None:
+    """Write bytes of UTF-8 to standard output: as they are, unless it has another encoding."""
+    encoding = sys.stdout.encoding
+    if encoding and codecs.lookup(encoding).name == "utf-8":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
+    else:
+        sys.stdout.write(str(text, "utf-8"))
+    if flush:
+        sys.stdout.flush()
 
 
 def print_result(result: object, line: str, *, as_json: bool) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from headrace.batch import is_meta
 from headrace.cli.arguments import JsonOption, LogOption, WideOption, location, looking
-from headrace.cli.console import copy_progress, print_result, print_rows, print_table, print_values, report, short_topic
+from headrace.cli.console import (
+    copy_progress,
+    print_result,
+    print_rows,
+    print_table,
+    print_utf8,
+    print_values,
+    report,
+    short_topic,
+)
 from headrace.cli.events import with_events
 from headrace.errors import FormatError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
 from headrace.formats.transforms.chain import Refusal
-from headrace.inspect.debezium import event_lines
+from headrace.inspect.debezium import event_blocks
 from headrace.inspect.messages import to_json
 from headrace.inspect.topics import about_topic, columns_of, seen_row, topic_lines, topic_row
 from headrace.log.kafka_view import KafkaView
@@ -101,27 +113,38 @@ def topics_cat(
         raise typer.BadParameter("name a topic, or give --all")
     if limit == 0:
         return
-    printed, refusals = 0, _Refusals()
     with looking(log) as held:
         if format_ == "debezium-json":
+            refusals = _Refusals()
             opened = held.log if isinstance(held, KafkaView) else held
-            lines = event_lines(opened, topic, schemas=schemas, follow=follow, on_refusal=refusals)
-        else:
-            lines = topic_lines(
-                held,
-                topic,
-                start or 0,
-                follow=follow,
-                as_messages=as_json,
-                format_=checked_format(format_) if format_ else None,
-                report=report,
-            )
-        for line in lines:
+            blocks = event_blocks(opened, topic, schemas=schemas, follow=follow, on_refusal=refusals)
+            for block in _up_to(limit, blocks):
+                print_utf8(block, flush=follow)
+            refusals.close()
+            return
+        lines = topic_lines(
+            held,
+            topic,
+            start or 0,
+            follow=follow,
+            as_messages=as_json,
+            format_=checked_format(format_) if format_ else None,
+            report=report,
+        )
+        for line in islice(lines, limit):
             print(line, flush=follow)
-            printed += 1
-            if printed == limit:
-                break
-    refusals.close()
+
+
+def _up_to(limit: int | None, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
+    """Yield blocks of lines up to so many lines; of the last one what is needed."""
+    left = limit
+    for block in blocks:
+        ends = () if left is None else np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+        if left is not None and left <= len(ends):
+            yield block[: ends[left - 1] + 1]
+            return
+        yield block
+        left = None if left is None else left - len(ends)
 
 
 @dataclass

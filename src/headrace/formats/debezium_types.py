@@ -21,12 +21,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import DeclarationError
 from headrace.formats import base64_columns, decimals, timestamps
-from headrace.formats.json_text import TEXT, enclosed, in_quotes
+from headrace.formats.base64_columns import spans
+from headrace.formats.json_text import TEXT, enclosed, escaped, in_quotes
 from headrace.plain_values import civil, days_of
 
 Schema = dict[str, Any]
@@ -1184,7 +1187,8 @@ def _items(text: str, at: int) -> tuple[list[Any], int]:
 
 _ESCAPED = re.compile(r'["\\\x00-\x1f\U00010000-\U0010ffff]')
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
-_ODD = r'["\\\x{00}-\x{1f}\x{10000}-\x{10ffff}]'
+_ABOVE = re.compile(r"[\U00010000-\U0010ffff]")
+_BEYOND = 0xF0  # the first byte in UTF-8 of what is beyond the basic plane
 
 
 def java_string(text: str) -> str:
@@ -1211,12 +1215,17 @@ def java_text(value: Any) -> str:
 
 
 def quoted(array: pa.Array) -> pa.Array:
-    """Return texts as JSON strings; only those are looked at one by one that need an escape."""
-    texts = array.cast(TEXT)
-    odd = pc.match_substring_regex(texts, _ODD)
-    if not pc.any(odd, min_count=0).as_py():
+    """Return texts as JSON strings; only those are looked at one by one that have characters beyond the basic plane.
+
+    >>> quoted(pa.array(["a", 'é"\\n', "\\x1f😀", None])).to_pylist()
+    ['"a"', '"é\\\\"\\\\n"', '"\\\\u001F\\\\uD83D\\\\uDE00"', None]
+    """
+    texts = escaped(array.cast(TEXT), "04X")
+    data, _, _ = spans(texts)
+    if not (data >= _BEYOND).any():
         return in_quotes(texts)
-    replaced = [_ESCAPED.sub(_escape, text) for text in texts.filter(odd).to_pylist()]
+    odd = pc.match_substring_regex(texts, r"[\x{10000}-\x{10ffff}]")
+    replaced = [_ABOVE.sub(_escape, text) for text in texts.filter(odd).to_pylist()]
     return in_quotes(pc.replace_with_mask(texts, odd.fill_null(False), pa.array(replaced, TEXT)))
 
 
@@ -1232,20 +1241,30 @@ def _each(array: pa.Array, write: Callable[[str], Any], kind: pa.DataType) -> pa
 
 
 def java_floats(array: pa.Array) -> pa.Array:
-    """Return floats as Java's ``Double.toString`` and ``Float.toString`` have them; in quotes what is no number."""
-    texts = array.cast(TEXT)
-    numbers = np.asarray(array.fill_null(0.5) if array.null_count else array)
+    """Return floats as Java's ``Double.toString`` and ``Float.toString`` have them; in quotes what is no number.
+
+    >>> java_floats(pa.array([1.0, -0.0, 0.001, 1e7, None, float("nan")])).to_pylist()
+    ['1.0', '-0.0', '0.001', '1.0E7', None, '"NaN"']
+    """
+    numbers = np.ascontiguousarray(array.fill_null(0.5) if array.null_count else array)
+    size = np.abs(numbers)
     with np.errstate(invalid="ignore"):
-        size = np.abs(numbers)
         usual = ((size >= 1e-3) & (size < 1e7)) | (size == 0)
-        whole = usual & (numbers == np.trunc(numbers))
-    if whole.any():
-        point = pc.binary_join_element_wise(texts, pa.scalar(".0", TEXT), pa.scalar("", TEXT))
-        texts = pc.if_else(pa.array(whole), point, texts)
-    if not usual.all():
+    if usual.all():
+        texts = _decimals(numbers)
+    else:
         odd = [java_double(number) for number in numbers[~usual]]
-        texts = pc.replace_with_mask(texts, pa.array(~usual), pa.array(odd, TEXT))
+        texts = pc.replace_with_mask(_decimals(np.where(usual, numbers, 0)), pa.array(~usual), pa.array(odd, TEXT))
     return pc.if_else(array.is_valid(), texts, pa.scalar(None, TEXT)) if array.null_count else texts
+
+
+def _decimals(numbers: npt.NDArray[Any]) -> pa.Array:
+    """Return finite floats as the shortest decimals that read back as the same: a JSON array, cut at its commas."""
+    shown = np.frombuffer(orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY), np.uint8)[1:-1]
+    commas = np.flatnonzero(shown == ord(","))
+    offsets = np.append(0, np.append(commas, shown.size) - np.arange(numbers.size))
+    digits = shown.tobytes().translate(None, b",")
+    return pa.Array.from_buffers(TEXT, numbers.size, [None, pa.py_buffer(offsets), pa.py_buffer(digits)])
 
 
 def java_double(number: Any) -> str:

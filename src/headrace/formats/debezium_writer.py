@@ -34,7 +34,7 @@ from headrace.formats.debezium_types import (
     java_string,
     quoted,
 )
-from headrace.formats.json_text import TEXT, in_quotes, joined
+from headrace.formats.json_text import TEXT, Part, Shared, in_quotes, joined
 from headrace.formats.transforms.chain import Chain, Refusal, flattening_alone, printed
 from headrace.formats.transforms.records import Column as Values
 from headrace.formats.transforms.records import Leaf, Records, Struct, parsed, struct_text
@@ -204,13 +204,14 @@ class Lines:
 
     Attributes:
         rows: whose event each is, in the batch.
+        texts: each one's JSON with the line's end.
         counted: which of them transactions count: all but tombstones.
         table: ``schema.table``.
         refusals: events that a transform could not take.
     """
 
     rows: Ints
-    texts: list[str]
+    texts: pa.Array
     counted: Mask
     table: str
     refusals: Sequence[Refusal] = ()
@@ -224,18 +225,86 @@ class Changes:
         if CHANGE in batch.schema.names:
             self.lsn, self.number, self.after = batch.column(CHANGE).flatten()
 
-    def places(self, rows: Ints) -> dict[str, pa.Array | str]:
-        """Return ``sequence``, ``txId`` and ``lsn`` of the source block as JSON."""
-        at = pa.array(rows)
-        lsn = self.lsn.take(at).cast(TEXT)
-        number: pa.Array | str = "null"
-        after: pa.Array | str = "null"
-        if self.number is not None and self.after is not None:
-            number = self.number.take(at).cast(TEXT).fill_null("null")
-            after = self.after.take(at).cast(TEXT)
+
+_LETTERS = pa.array([java_string(chr(code)) for code in range(128)], TEXT)
+
+
+class _Metadata:
+    """What the events of a batch say beside their rows: the operation, times, the source block.
+
+    Rows that follow one another mostly say the same but for their place in the WAL: it is written once for all of them.
+    """
+
+    def __init__(self, writer: EventWriter, batch: Batch, markers: pa.Array | None) -> None:
+        self.writer, self.batch, self.markers = writer, batch, markers
+        self.changes = changes = Changes(batch)
+        differs = np.zeros(max(batch.num_rows - 1, 0), bool)
+        for told in (batch.column("__op"), batch.column("__ts"), changes.number, changes.after, markers):
+            if told is not None:
+                differs |= _differs(told)
+        self._first = np.append(0, np.flatnonzero(differs) + 1)[: batch.num_rows]
+        self._run = np.append(0, np.cumsum(differs))
+
+    def _told(self, texts: pa.Array, rows: Ints) -> Part:
+        """Return texts of runs as those of rows."""
+        if len(texts) == 1:
+            only: str | None = texts[0].as_py()
+            return "null" if only is None else only
+        return Shared(texts, pa.array(self._run[rows]))
+
+    def ops(self, rows: Ints) -> Part:
+        """Return letters in quotes."""
+        return self._told(_LETTERS.take(pa.array(self.batch.op[self._first])), rows)
+
+    def times(self, rows: Ints) -> dict[str, Part]:
+        """Return ``ts_ms``, ``ts_us`` and ``ts_ns``."""
+        us = self.batch.ts_us[self._first]
+        found = {"ts_ms": us // 1000, "ts_us": us, "ts_ns": us * 1000}
+        return {name: self._told(pa.array(numbers).cast(TEXT), rows) for name, numbers in found.items()}
+
+    def source(self, rows: Ints, schema: str, table: str) -> dict[str, list[Part]]:
+        """Return the source block's fields, each as its parts."""
+        # The struct has none while it streams: it is the converter that writes the default.
+        snapshot: Part = '"false"' if self.writer.options.types.null_as_default else "null"
+        if self.markers is not None:
+            snapshot = self._told(in_quotes(self.markers.take(pa.array(self._first))), rows)
+        fixed = {
+            "version": java_string(VERSION),
+            "connector": '"postgresql"',
+            "name": java_string(self.writer.name),
+            "snapshot": snapshot,
+            "db": java_string(self.writer.database),
+            "schema": java_string(schema),
+            "table": java_string(table),
+            **self.times(rows),
+        }
+        known = {name: [part] for name, part in fixed.items()} | self._places(rows)
+        return {name: known.get(name, ["null"]) for name in _SOURCE}
+
+    def _places(self, rows: Ints) -> dict[str, list[Part]]:
+        """Return ``sequence``, ``txId`` and ``lsn``."""
+        lsn = _chosen(self.changes.lsn, rows).cast(TEXT)
+        number: Part = "null"
+        after: Part = "null"
+        if self.changes.number is not None and self.changes.after is not None:
+            first = pa.array(self._first)
+            number = self._told(self.changes.number.take(first).cast(TEXT), rows)
             quote = pa.scalar('\\"', TEXT)
-            after = pc.binary_join_element_wise(quote, after, quote, pa.scalar("", TEXT)).fill_null("null")
-        return {"sequence": joined(['"[', after, ',\\"', lsn, '\\"]"'], rows.size), "txId": number, "lsn": lsn}
+            before = self.changes.after.take(first).cast(TEXT)
+            after = self._told(pc.binary_join_element_wise(quote, before, quote, pa.scalar("", TEXT)), rows)
+        return {"sequence": ['"[', after, ',\\"', lsn, '\\"]"'], "txId": [number], "lsn": [lsn]}
+
+
+def _differs(array: pa.Array) -> Mask:
+    """Return which values are not the one before them, without the first."""
+    own, before = array[1:], array[:-1]
+    values = pc.not_equal(own, before).fill_null(False)
+    return np.asarray(pc.or_(values, pc.xor(own.is_valid(), before.is_valid())))
+
+
+def _chosen(array: pa.Array, rows: Ints) -> pa.Array:
+    """Return the values of some rows, which are in order: of all of them without a copy."""
+    return array if rows.size == len(array) else array.take(pa.array(rows))
 
 
 @dataclass(frozen=True)
@@ -289,9 +358,9 @@ class EventWriter:
         """Return lines that were written with schemas as the chain of transforms leaves them, where there is one."""
         if self.options.chain is None:
             return lines
-        found, refusals = transformed(self.options.chain, lines.texts, self.options)
+        found, refusals = transformed(self.options.chain, lines.texts.to_pylist(), self.options)
         kept = np.array([number for number, _ in found], np.int64)
-        texts = [text for _, text in found]
+        texts = pa.array([text for _, text in found], TEXT)
         return Lines(lines.rows[kept], texts, lines.counted[kept], lines.table, refusals)
 
     def _table(self, raw: bytes) -> _Table:
@@ -322,6 +391,7 @@ class _Events:
         self.options = writer.options
         self.op = batch.op
         self.n = batch.num_rows
+        self.told = _Metadata(writer, batch, markers)
 
     def lines(self) -> Lines:
         """Return all events, in order: an update of a key is a delete, its tombstone and an insert."""
@@ -330,29 +400,27 @@ class _Events:
         if self.options.changes_only:
             skipped |= self._idle()
         deleted, truncated = op == ord("d"), op == ord("t")
-        moved, old_keys, new_keys = self._moved()
-        usual = every[~skipped & ~moved & ~deleted & ~truncated]
-        gone = every[deleted & ~skipped]
-        rekeyed = every[moved & ~skipped]
-        keys = self._keys(gone, unknown=True)
-        parts = [
-            (usual, 0, self._rows(usual, None, None)),
-            (gone, 0, self._deletes(gone, self._own_rows(gone), keys, None)),
-            (gone, 1, self._tombstones(gone, keys, None)),
-        ]
-        truncates = every[truncated & ~skipped]
-        if truncates.size and self.options.flattening is None:
-            parts.append((truncates, 0, self._truncates(truncates)))
+        rekeyed, old, new = self._rekeyed(skipped)
+        usual = ~skipped & ~deleted & ~truncated
+        usual[rekeyed] = False
+        parts = [(rows, 0, self._rows(rows, None, None)) for rows in _some(every[usual])]
+        for gone in _some(every[deleted & ~skipped]):
+            keys = self._keys(gone, unknown=True)
+            parts += [
+                (gone, 0, self._deletes(gone, self._own_rows(gone), keys, None)),
+                (gone, 1, self._tombstones(gone, keys, None)),
+            ]
+        if self.options.flattening is None:
+            parts += [(rows, 0, self._truncates(rows)) for rows in _some(every[truncated & ~skipped])]
         if rekeyed.size:
-            old, new = old_keys.take(pa.array(rekeyed)), new_keys.take(pa.array(rekeyed))
             to = self._key_header("__debezium.newkey", new)
             since = self._key_header("__debezium.oldkey", old)
             parts += [
-                (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), old, to)),
-                (rekeyed, 1, self._tombstones(rekeyed, old, to)),
+                (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), [old], to)),
+                (rekeyed, 1, self._tombstones(rekeyed, [old], to)),
                 (rekeyed, 2, self._rows(rekeyed, "c", since)),
             ]
-        return self._in_order([part for part in parts if part[2] is not None and part[0].size])
+        return self._in_order([part for part in parts if part[2] is not None])
 
     @property
     def _named(self) -> str:
@@ -370,25 +438,26 @@ class _Events:
                 own = {column.name: self._column(column.name) for column in self.table.columns}
                 before = _Events._objects(self, self._before(), updates, unknown=True, before=True)
                 after = _Events._objects(self, own, updates, unknown=True)
-                found[updates] = np.asarray(pc.equal(before, after))
+                found[updates] = np.asarray(pc.equal(joined(before, updates.size), joined(after, updates.size)))
         return found
 
-    def _in_order(self, parts: Sequence[tuple[Ints, int, pa.Array | None]]) -> Lines:
-        named = self._named
+    def _in_order(self, parts: Sequence[tuple[Ints, int, Any]]) -> Lines:
         if not parts:
-            return Lines(np.zeros(0, np.int64), [], np.zeros(0, bool), named)
+            return Lines(np.zeros(0, np.int64), pa.array([], TEXT), np.zeros(0, bool), self._named)
         row = np.concatenate([rows for rows, _, _ in parts])
         place = np.concatenate([np.full(rows.size, place) for rows, place, _ in parts])
+        if len(parts) == 1:
+            return Lines(row, parts[0][2], place != 1, self._named)
         order = np.lexsort((place, row))
-        texts = pa.concat_arrays([texts for _, _, texts in parts if texts is not None]).take(pa.array(order))
-        return Lines(row[order], texts.to_pylist(), place[order] != 1, named)
+        texts = pa.concat_arrays([texts for _, _, texts in parts]).take(pa.array(order))
+        return Lines(row[order], texts, place[order] != 1, self._named)
 
     # --- rows and keys ---
 
     def _column(self, name: str) -> pa.Array:
         return self.batch.records.column(name)
 
-    def _own_rows(self, rows: Ints) -> pa.Array:
+    def _own_rows(self, rows: Ints) -> Any:
         """Return the rows' own columns; of a delete they are those of the old row."""
         return self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows, unknown=True)
 
@@ -397,20 +466,20 @@ class _Events:
         before = self._column("__before")
         return dict(zip([part.name for part in before.type], before.flatten(), strict=True))
 
-    def _before_rows(self, rows: Ints) -> pa.Array:
+    def _before_rows(self, rows: Ints) -> Any:
         return self._objects(self._before(), rows, unknown=True, before=True)
 
     def _objects(
         self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False, before: bool = False
-    ) -> pa.Array:
-        parts: list[pa.Array | str] = []
-        at = pa.array(rows)
+    ) -> list[Part]:
+        parts: list[Part] = []
         for place, column in enumerate(self.table.columns):
             parts += [f"{',' if place else '{'}{java_string(column.field)}:"]
-            parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown, before=before)]
+            own = _chosen(arrays[column.name], rows)
+            parts += [self._cells(column, own, rows, unknown=unknown, before=before)]
         if self.options.flattening is None:
             parts.append("}" if self.table.columns else "{}")
-        return joined(parts, rows.size)
+        return parts
 
     def _cells(self, column: Column, array: pa.Array, rows: Ints, *, unknown: bool, before: bool) -> pa.Array:
         cells = column.cells(array, unknown=unknown, read=self.markers is not None)
@@ -432,134 +501,121 @@ class _Events:
         found[np.asarray(where)] = True
         return found
 
-    def _keys(self, rows: Ints, *, unknown: bool = False) -> pa.Array:
-        at = pa.array(rows)
-        arrays = {column.name: self._column(column.name).take(at) for column in self.table.key}
+    def _keys(self, rows: Ints, *, unknown: bool = False) -> list[Part]:
+        arrays = {column.name: self._column(column.name) for column in self.table.key}
         return self._key_objects(arrays, rows, unknown=unknown)
 
     def _key_objects(
         self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool, before: bool = False
-    ) -> pa.Array:
+    ) -> list[Part]:
         """Return keys as JSON; null of a table without one."""
         if not self.table.key:
-            return joined(["null"], rows.size)
-        parts: list[pa.Array | str] = []
+            return ["null"]
+        parts: list[Part] = []
         for place, column in enumerate(self.table.key):
             parts += [f"{',' if place else '{'}{java_string(column.field)}:"]
-            cells = column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None)
+            cells = column.cells(_chosen(arrays[column.name], rows), unknown=unknown, read=self.markers is not None)
             nan = self.batch.nan(column.name, before=before)
             parts.append(cells if nan is None else pc.if_else(pa.array(nan[rows]), pa.scalar(column.nan, TEXT), cells))
-        return joined([*parts, "}"], rows.size)
+        return [*parts, "}"]
 
-    def _moved(self) -> tuple[Mask, pa.Array, pa.Array]:
-        """Return which updates changed the key, the old keys and the new ones, as JSON."""
-        none = np.zeros(self.n, bool), pa.nulls(self.n, TEXT), pa.nulls(self.n, TEXT)
-        if not self.table.key or "__before" not in self.batch.schema.names:
-            return none
-        old = self._key_objects(self._before(), np.arange(self.n), unknown=True, before=True)
-        new = self._keys(np.arange(self.n))
-        moved = (
-            np.asarray(self._column("__before").is_valid()) & (self.op == ord("u")) & np.asarray(pc.not_equal(old, new))
-        )
-        return moved, old, new
+    def _rekeyed(self, skipped: Mask) -> tuple[Ints, pa.Array, pa.Array]:
+        """Return the updates that changed the key, the old keys and the new ones, as JSON."""
+        updates = np.zeros(0, np.int64)
+        if self.table.key and "__before" in self.batch.schema.names:
+            known = np.asarray(self._column("__before").is_valid())
+            updates = np.flatnonzero(known & (self.op == ord("u")) & ~skipped)
+        if not updates.size:
+            return updates, pa.array([], TEXT), pa.array([], TEXT)
+        old = joined(self._key_objects(self._before(), updates, unknown=True, before=True), updates.size)
+        new = joined(self._keys(updates), updates.size)
+        moved = pc.not_equal(old, new)
+        return updates[np.asarray(moved)], old.filter(moved), new.filter(moved)
 
     # --- events ---
 
     def _rows(self, rows: Ints, op: str | None, headers: pa.Array | None) -> pa.Array | None:
         """Return inserts, reads and updates; ``op`` in place of the rows' own."""
-        if not rows.size:
-            return None
         after = self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows)
         keys, ops = self._keys(rows), self._ops(rows, op)
         if self.options.flattening is not None:
             return self._line(rows, keys, self._flattened(rows, after, ops, deleted=False), ops, headers)
-        before = pa.nulls(rows.size, TEXT)
+        before: list[Part] = ["null"]
         if op is None and self.table.full and "__before" in self.batch.schema.names:
-            known = self._column("__before").take(pa.array(rows)).is_valid()
-            before = pc.if_else(known, self._before_rows(rows), pa.scalar(None, TEXT))
+            known = _chosen(self._column("__before"), rows).is_valid()
+            if known.true_count:
+                before = self._before_rows(rows)
+            if known.true_count and known.false_count:
+                before = [pc.if_else(known, joined(before, rows.size), pa.scalar(None, TEXT))]
         return self._line(rows, keys, self._envelope(rows, before, after, ops), ops, headers)
 
-    def _ops(self, rows: Ints, op: str | None) -> pa.Array:
-        if op is not None:
-            return joined([op], rows.size)
-        letters = pa.array([chr(code) for code in range(128)], TEXT)
-        return letters.take(pa.array(self.op[rows]))
+    def _ops(self, rows: Ints, op: str | None) -> Part:
+        return self.told.ops(rows) if op is None else java_string(op)
 
-    def _deletes(self, rows: Ints, before: pa.Array, keys: pa.Array, headers: pa.Array | None) -> pa.Array | None:
+    def _deletes(self, rows: Ints, before: list[Part], keys: list[Part], headers: pa.Array | None) -> pa.Array | None:
         ops = self._ops(rows, "d")
         flattening = self.options.flattening
         if flattening is None:
-            value = self._envelope(rows, before, pa.nulls(rows.size, TEXT), ops)
-            return self._line(rows, keys, value, ops, headers)
+            return self._line(rows, keys, self._envelope(rows, before, ["null"], ops), ops, headers)
         if flattening.deletes == "drop":
             return None
         if flattening.marks:
             return self._line(rows, keys, self._flattened(rows, before, ops, deleted=True), ops, headers)
         schemaless = flattening.deletes == "delete-to-tombstone"
-        return self._line(rows, keys, pa.nulls(rows.size, TEXT), ops, headers, schemaless=schemaless)
+        return self._line(rows, keys, None, ops, headers, schemaless=schemaless)
 
-    def _tombstones(self, rows: Ints, keys: pa.Array, headers: pa.Array | None) -> pa.Array | None:
+    def _tombstones(self, rows: Ints, keys: list[Part], headers: pa.Array | None) -> pa.Array | None:
         flattening = self.options.flattening
         if not self.options.tombstones or (flattening is not None and flattening.deletes != "rewrite-with-tombstone"):
             return None
-        none = pa.nulls(rows.size, TEXT)
-        return self._line(rows, keys, none, self._ops(rows, "d"), headers, schemaless=True)
+        return self._line(rows, keys, None, self._ops(rows, "d"), headers, schemaless=True)
 
     def _truncates(self, rows: Ints) -> pa.Array:
-        none = pa.nulls(rows.size, TEXT)
         ops = self._ops(rows, "t")
-        return self._line(rows, pa.nulls(rows.size), self._envelope(rows, none, none, ops), ops, None)
+        return self._line(rows, None, self._envelope(rows, ["null"], ["null"], ops), ops, None)
 
-    def _envelope(self, rows: Ints, before: pa.Array, after: pa.Array, ops: pa.Array) -> pa.Array:
-        parts: list[pa.Array | str] = ['{"before":', before, ',"after":', after, ',"source":', *self._source(rows)]
-        parts += [',"transaction":null,"op":', in_quotes(ops)]
-        for name, array in self._times(rows).items():
-            parts += [f',"{name}":', array]
-        return joined([*parts, "}"], rows.size)
+    def _envelope(self, rows: Ints, before: list[Part], after: list[Part], ops: Part) -> list[Part]:
+        parts: list[Part] = ['{"before":', *before, ',"after":', *after, ',"source":', *_block(self._source(rows))]
+        parts += [',"transaction":null,"op":', ops]
+        for name, cells in self.told.times(rows).items():
+            parts += [f',"{name}":', cells]
+        return [*parts, "}"]
 
-    def _flattened(self, rows: Ints, row: pa.Array, ops: pa.Array, *, deleted: bool) -> pa.Array:
+    def _flattened(self, rows: Ints, row: list[Part], ops: Part, *, deleted: bool) -> list[Part]:
         flattening = self.options.flattening
         assert flattening is not None
-        parts: list[pa.Array | str] = [row]
+        parts: list[Part] = [*row]
         begun = bool(self.table.columns)
         if flattening.marks:
             parts.append(f'{"," if begun else "{"}"__deleted":"{str(deleted).lower()}"')
             begun = True
         for place, name in flattening.fields:
-            parts += [f"{',' if begun else '{'}{java_string(name)}:", self._place(place, rows, ops)]
+            parts += [f"{',' if begun else '{'}{java_string(name)}:", *self._place(place, rows, ops)]
             begun = True
-        return joined([*parts, "}" if begun else "{}"], rows.size)
+        return [*parts, "}" if begun else "{}"]
 
     # --- what an event says beside its row ---
 
-    def _times(self, rows: Ints) -> dict[str, pa.Array]:
-        return _times(self.batch, rows)
-
-    def _places(self, rows: Ints) -> dict[str, pa.Array | str]:
-        """Return the source block's fields as JSON."""
-        facts = self.table.facts
-        return _places(self.writer, self.batch, rows, (facts["schema"], facts["table"]), self.markers)
-
-    def _source(self, rows: Ints) -> list[pa.Array | str]:
-        return _block(self._places(rows))
-
-    def _place(self, place: str, rows: Ints, ops: pa.Array) -> pa.Array | str:
+    def _place(self, place: str, rows: Ints, ops: Part) -> list[Part]:
         """Return a field of an envelope as JSON, as flattening adds it."""
         if place == "op":
-            return in_quotes(ops)
+            return [ops]
         if place in _ENVELOPE:
-            return self._times(rows)[place]
+            return [self.told.times(rows)[place]]
         name = place.removeprefix("source.")
         if name == "snapshot" and self.markers is None:
-            return "null"
-        return self._places(rows).get(name, "null")
+            return ["null"]
+        return self._source(rows).get(name, ["null"])
+
+    def _source(self, rows: Ints) -> dict[str, list[Part]]:
+        return self.told.source(rows, self.table.facts["schema"], self.table.facts["table"])
 
     def _line(
         self,
         rows: Ints,
-        keys: pa.Array,
-        values: pa.Array,
-        ops: pa.Array,
+        keys: list[Part] | None,
+        values: list[Part] | None,
+        ops: Part,
         headers: pa.Array | None,
         *,
         schemaless: bool = False,
@@ -567,37 +623,33 @@ class _Events:
         """Return whole lines.
 
         Args:
+            keys, values: None where they are null.
             schemaless: a null value has no schema either.
         """
         flattening = self.options.flattening
-        shown: list[pa.Array | str] = [] if headers is None else [headers]
+        shown: list[Part] = [] if headers is None else [headers]
         for place, name in flattening.headers if flattening is not None else ():
-            cells = self._place(place, rows, ops)
-            if shown:
-                shown.append(", ")
-            shown += [f"[{java_string(name)}, ", cells, "]"]
-        parts: list[pa.Array | str] = [f'{{"topic":{java_string(self.table.topic)},"key":', *self._keyed(keys)]
+            shown += [f"{', ' if shown else ''}[{java_string(name)}, ", *self._place(place, rows, ops), "]"]
+        parts: list[Part] = [f'{{"topic":{java_string(self.table.topic)},"key":', *self._keyed(keys)]
         parts += [',"value":', *self._valued(values, schemaless=schemaless)]
-        parts = ["null" if isinstance(part, pa.NullArray) else part for part in parts]
         if shown:
             parts += [',"headers":[', *shown, "]"]
-        return joined([*parts, "}"], rows.size)
+        return joined([*parts, "}\n"], rows.size)
 
-    def _keyed(self, keys: pa.Array) -> list[pa.Array | str]:
-        if not self.options.schemas or keys.type == pa.null() or not self.table.key:
-            return [keys]
-        return [f'{{"schema":{_dumped(self.key_schema)},"payload":', keys, "}"]
+    def _keyed(self, keys: list[Part] | None) -> list[Part]:
+        if keys is None or not self.options.schemas or not self.table.key:
+            return keys or ["null"]
+        return [f'{{"schema":{_dumped(self.key_schema)},"payload":', *keys, "}"]
 
-    def _valued(self, values: pa.Array, *, schemaless: bool) -> list[pa.Array | str]:
+    def _valued(self, values: list[Part] | None, *, schemaless: bool) -> list[Part]:
         if not self.options.schemas or schemaless:
-            return [values]
+            return values or ["null"]
         schema = self.value_schema
-        flattening = self.options.flattening
-        if flattening is not None and values.null_count == len(values):
+        if values is None:
             # A delete that is a tombstone has the schema that the new row would have had.
             row = [column.schema for column in self.table.columns]
             schema = {**schema, "fields": row, "optional": True}
-        return [f'{{"schema":{_dumped(schema)},"payload":', values, "}"]
+        return [f'{{"schema":{_dumped(schema)},"payload":', *(values or ["null"]), "}"]
 
     # --- schemas ---
 
@@ -631,39 +683,16 @@ class _Events:
         return avro_name(f"{self.table.topic}.{what}", self.options.schema_names, dots=True)
 
 
-def _times(batch: Batch, rows: Ints) -> dict[str, pa.Array]:
-    us = batch.ts_us[rows]
-    found = {"ts_ms": us // 1000, "ts_us": us, "ts_ns": us * 1000}
-    return {name: pa.array(numbers).cast(TEXT) for name, numbers in found.items()}
+def _some(rows: Ints) -> list[Ints]:
+    """Return rows, in nothing if there are none."""
+    return [rows] if rows.size else []
 
 
-def _places(
-    writer: EventWriter, batch: Batch, rows: Ints, table: tuple[str, str], markers: pa.Array | None
-) -> dict[str, pa.Array | str]:
-    """Return the source block's fields as JSON."""
-    # The struct has none while it streams: it is the converter that writes the default.
-    snapshot: pa.Array | str = '"false"' if writer.options.types.null_as_default else "null"
-    if markers is not None:
-        snapshot = in_quotes(markers.take(pa.array(rows)))
-    known = {
-        "version": java_string(VERSION),
-        "connector": '"postgresql"',
-        "name": java_string(writer.name),
-        "snapshot": snapshot,
-        "db": java_string(writer.database),
-        "schema": java_string(table[0]),
-        "table": java_string(table[1]),
-        **Changes(batch).places(rows),
-        **_times(batch, rows),
-    }
-    return {name: known.get(name, "null") for name in _SOURCE}
-
-
-def _block(fields: Mapping[str, pa.Array | str]) -> list[pa.Array | str]:
+def _block(fields: Mapping[str, Sequence[Part]]) -> list[Part]:
     """Return the parts of a JSON object of these fields."""
-    parts: list[pa.Array | str] = []
+    parts: list[Part] = []
     for name, cells in fields.items():
-        parts += [f'{"," if parts else "{"}"{name}":', cells]
+        parts += [f'{"," if parts else "{"}"{name}":', *cells]
     return [*parts, "}"]
 
 
@@ -694,7 +723,7 @@ class _EventRecords(_Events):
         made, refusals = self.options.chain.apply(records)
         lines = printed(made, schemas=self.options.schemas, defaults=self.options.null_as_default)
         kept = order[np.array([number for number, _ in lines], np.int64)]
-        row, counted, texts = row[kept], place[kept] != 1, [text for _, text in lines]
+        row, counted, texts = row[kept], place[kept] != 1, pa.array([text for _, text in lines], TEXT)
         return Lines(row, texts, counted, self._named, refusals)
 
     def _objects(
@@ -702,26 +731,24 @@ class _EventRecords(_Events):
     ) -> Any:
         fields: dict[str, Values] = {}
         for column in self.table.columns:
-            own = arrays[column.name].take(pa.array(rows))
+            own = _chosen(arrays[column.name], rows)
             cells = self._cells(column, own, rows, unknown=unknown, before=before)
             fields[column.field] = _leaf(column.schema, cells)
         return Struct({"type": "struct", "optional": True, "name": self._schema_name("Value")}, fields, rows.size)
 
     def _rows(self, rows: Ints, op: str | None, headers: Any) -> Any:
-        if not rows.size:
-            return None
         after = self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows)
         before = self._none(rows)
         if op is None and self.table.full and "__before" in self.batch.schema.names:
-            known = self._column("__before").take(pa.array(rows)).is_valid()
+            known = _chosen(self._column("__before"), rows).is_valid()
             before = replace(self._before_rows(rows), valid=known)
         value = self._envelope(rows, before, after, self._ops(rows, op))
         return self._record(rows, self._keys(rows), value, headers)
 
-    def _deletes(self, rows: Ints, before: Any, keys: pa.Array, headers: Any) -> Any:
+    def _deletes(self, rows: Ints, before: Any, keys: list[Part], headers: Any) -> Any:
         return self._record(rows, keys, self._envelope(rows, before, self._none(rows), self._ops(rows, "d")), headers)
 
-    def _tombstones(self, rows: Ints, keys: pa.Array, headers: Any) -> Any:
+    def _tombstones(self, rows: Ints, keys: list[Part], headers: Any) -> Any:
         return self._record(rows, keys, None, headers) if self.options.tombstones else None
 
     def _truncates(self, rows: Ints) -> Any:
@@ -734,9 +761,9 @@ class _EventRecords(_Events):
         schema = {"type": "struct", "optional": True, "name": self._schema_name("Value")}
         return Struct(schema, fields, rows.size, pa.repeat(pa.scalar(False), rows.size))
 
-    def _envelope(self, rows: Ints, before: Any, after: Any, ops: pa.Array) -> Any:
+    def _envelope(self, rows: Ints, before: Any, after: Any, ops: Part) -> Any:
         n = rows.size
-        known: dict[str, Any] = {"op": in_quotes(ops), "transaction": "null", **self._times(rows)}
+        known: dict[str, Part] = {"op": ops, "transaction": "null", **self.told.times(rows)}
         fields: dict[str, Values] = {}
         for schema in self.value_schema["fields"]:
             name = schema["field"]
@@ -744,15 +771,15 @@ class _EventRecords(_Events):
                 fields[name] = before if name == "before" else after
             elif name == "source":
                 of = {part["field"]: part for part in schema["fields"]}
-                places = self._places(rows).items()
-                source: dict[str, Values] = {place: _leaf(of[place], joined([cells], n)) for place, cells in places}
+                places = self._source(rows).items()
+                source: dict[str, Values] = {place: _leaf(of[place], joined(cells, n)) for place, cells in places}
                 fields[name] = Struct(_own_schema(schema), source, n)
             else:
                 fields[name] = _leaf(schema, joined([known[name]], n))
         return Struct(_own_schema(self.value_schema), fields, n)
 
-    def _record(self, rows: Ints, keys: pa.Array | None, value: Values | None, headers: Any) -> Records:
-        key = None if keys is None or not self.table.key else Leaf(self.key_schema, keys)
+    def _record(self, rows: Ints, keys: list[Part] | None, value: Values | None, headers: Any) -> Records:
+        key = None if keys is None or not self.table.key else Leaf(self.key_schema, joined(keys, rows.size))
         topics = pa.repeat(pa.scalar(self.table.topic, TEXT), rows.size)
         return Records(rows, topics, key, value, () if headers is None else (headers,))
 
@@ -770,7 +797,7 @@ def _leaf(schema: Schema, texts: pa.Array) -> Leaf:
 def transformed(
     chain: Chain, lines: Sequence[str], options: EventOptions
 ) -> tuple[list[tuple[int, str]], list[Refusal]]:
-    """Return what a chain makes of lines with schemas, each with its number, and what it could not take."""
+    """Return the lines that a chain makes of lines with schemas, each with its number, and what it could not take."""
     made, refusals = chain.apply(parsed(lines))
     return printed(made, schemas=options.schemas, defaults=options.null_as_default), refusals
 
@@ -814,16 +841,17 @@ def _messages(writer: EventWriter, batch: Batch, *, schemas: bool) -> Lines:
     n = batch.num_rows
     every, prefix = np.arange(n), quoted(batch.column("prefix"))
     content = binary_kind(writer.options.types)
-    key: list[pa.Array | str] = ['{"prefix":', prefix, "}"]
-    value: list[pa.Array | str] = ['{"op":"m","ts_ms":', _times(batch, every)["ts_ms"], ',"source":']
-    value += _block(_places(writer, batch, every, ("", ""), None))
+    told = _Metadata(writer, batch, None)
+    key: list[Part] = ['{"prefix":', prefix, "}"]
+    value: list[Part] = ['{"op":"m","ts_ms":', told.times(every)["ts_ms"], ',"source":']
+    value += _block(told.source(every, "", ""))
     value += [f',{_NO_MESSAGE_BLOCK}{{"prefix":', prefix, ',"content":', content.write(batch.column("content")), "}}"]
     if schemas:
         key = [f'{{"schema":{_dumped(_MESSAGE_KEY)},"payload":', *key, "}"]
         value = [f'{{"schema":{_dumped(_message_schema(content.schema))},"payload":', *value, "}"]
     topic = java_string(f"{writer.name}.message")
-    texts = joined([f'{{"topic":{topic},"key":', *key, ',"value":', *value, "}"], n)
-    return Lines(every, texts.to_pylist(), np.asarray(batch.column("transactional")), MESSAGES)
+    texts = joined([f'{{"topic":{topic},"key":', *key, ',"value":', *value, "}\n"], n)
+    return Lines(every, texts, np.asarray(batch.column("transactional")), MESSAGES)
 
 
 _MESSAGE_KEY = {
@@ -865,8 +893,8 @@ _HEARTBEAT = "heartbeat"  # no transaction counts it
 
 def _heartbeats(batch: Batch, topic: str, *, schemas: bool) -> Lines:
     n = batch.num_rows
-    key: list[pa.Array | str] = ['{"serverName":', quoted(batch.column("serverName")), "}"]
-    value: list[pa.Array | str] = ['{"ts_ms":', batch.column("ts_ms").cast(TEXT), "}"]
+    key: list[Part] = ['{"serverName":', quoted(batch.column("serverName")), "}"]
+    value: list[Part] = ['{"ts_ms":', batch.column("ts_ms").cast(TEXT), "}"]
     if schemas:
         key = [
             f'{{"schema":{_dumped(_heartbeat_schema("ServerNameKey", "string", "serverName"))},"payload":',
@@ -874,8 +902,8 @@ def _heartbeats(batch: Batch, topic: str, *, schemas: bool) -> Lines:
             "}",
         ]
         value = [f'{{"schema":{_dumped(_heartbeat_schema("Heartbeat", "int64", "ts_ms"))},"payload":', *value, "}"]
-    texts = joined([f'{{"topic":{java_string(topic)},"key":', *key, ',"value":', *value, "}"], n)
-    return Lines(np.arange(n), texts.to_pylist(), np.zeros(n, bool), _HEARTBEAT)
+    texts = joined([f'{{"topic":{java_string(topic)},"key":', *key, ',"value":', *value, "}\n"], n)
+    return Lines(np.arange(n), texts, np.zeros(n, bool), _HEARTBEAT)
 
 
 def _heartbeat_schema(name: str, kind: str, column: str) -> Schema:
@@ -1015,7 +1043,7 @@ class TransactionMetadata:
         if self.schemas:
             key = {"schema": _TRANSACTION_KEY, "payload": key}
             value = {"schema": _TRANSACTION_VALUE, "payload": value}
-        return _dumped({"topic": self.topic, "key": key, "value": value})
+        return _dumped({"topic": self.topic, "key": key, "value": value}) + "\n"
 
 
 def _id(place: Place, lsn: int) -> str:

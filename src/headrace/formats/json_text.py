@@ -24,6 +24,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -107,18 +110,53 @@ def objects(
     return joined([*parts, "}" if columns else "{}"], n)
 
 
-def joined(parts: Sequence[pa.Array | str], n: int) -> pa.LargeStringArray:
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Texts each of which many rows have.
+
+    Attributes:
+        texts: each of them once.
+        of: which one each row has.
+    """
+
+    texts: pa.Array
+    of: pa.Array
+
+
+Part: TypeAlias = pa.Array | Shared | str
+
+
+def joined(parts: Sequence[Part], n: int) -> pa.LargeStringArray:
     """Texts of every row one behind the other; a text is the same for all rows, a null is ``null``.
+
+    What stands between two texts of rows is one text before it is copied to the rows, so that a row costs what differs.
+
+    Args:
+        parts: shared ones are of the same rows: they have the same ``of``.
 
     >>> joined(["<", pa.array(["a", None], pa.large_string()), ">"], 2).to_pylist()
     ['<a>', '<null>']
+    >>> shared = Shared(pa.array(["x", None], pa.large_string()), pa.array([1, 0, 0]))
+    >>> joined(["<", shared, ">"], 3).to_pylist()
+    ['<null>', '<x>', '<x>']
     """
-    if not any(isinstance(part, pa.Array) for part in parts):
-        return pa.repeat(pa.scalar("".join(str(part) for part in parts), TEXT), n)
-    arguments = [part if isinstance(part, pa.Array) else pa.scalar(part, TEXT) for part in parts]
+    arguments: list[pa.Array | pa.Scalar] = []
+    for own, group in groupby(parts, key=lambda part: isinstance(part, pa.Array)):
+        some = list(group)
+        arguments += some if own else [_shared(some)]
+    if len(arguments) == 1 and isinstance(arguments[0], pa.Scalar):
+        return pa.repeat(arguments[0], n)
     return pc.binary_join_element_wise(
         *arguments, pa.scalar("", TEXT), null_handling="replace", null_replacement="null"
     )
+
+
+def _shared(parts: Sequence[Shared | str]) -> pa.Array | pa.Scalar:
+    shared = next((part for part in parts if isinstance(part, Shared)), None)
+    if shared is None:
+        return pa.scalar("".join(str(part) for part in parts), TEXT)
+    texts = joined([part.texts if isinstance(part, Shared) else part for part in parts], len(shared.texts))
+    return texts.take(shared.of)
 
 
 def unwrapped(array: pa.Array) -> pa.Array:
@@ -153,11 +191,18 @@ def in_quotes(texts: pa.Array) -> pa.Array:
 
 
 def _text(array: pa.Array) -> pa.Array:
-    return in_quotes(_escaped(array.cast(TEXT)))
+    return in_quotes(escaped(array.cast(TEXT)))
 
 
-def _escaped(texts: pa.LargeStringArray) -> pa.LargeStringArray:
-    """Backslashes before what JSON wants escaped; nothing is touched where nothing is found."""
+def escaped(texts: pa.LargeStringArray, digits: str = "04x") -> pa.LargeStringArray:
+    """Return texts with backslashes before what JSON wants escaped; nothing is touched where nothing is found.
+
+    Args:
+        digits: how the number of a control character is written.
+
+    >>> escaped(pa.array(['a"', "\\x1f", None], pa.large_string()), "04X").to_pylist()
+    ['a\\\\"', '\\\\u001F', None]
+    """
     data, _, _ = base64_columns.spans(texts)
     raw = data.tobytes()
     if len(raw.translate(None, _MUST_ESCAPE)) == len(raw):
@@ -168,7 +213,7 @@ def _escaped(texts: pa.LargeStringArray) -> pa.LargeStringArray:
     for code in found.tolist():
         if code < 32 or code == ord('"'):
             texts = pc.replace_substring(
-                texts, chr(code), _SHORT.get(code) or ('\\"' if code > 31 else f"\\u{code:04x}")
+                texts, chr(code), _SHORT.get(code) or ('\\"' if code > 31 else f"\\u{code:{digits}}")
             )
     return texts
 

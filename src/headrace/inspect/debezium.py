@@ -6,15 +6,19 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.capture.postgres.snapshot_options import MARKER
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError
+from headrace.formats.base64_columns import spans
 from headrace.formats.debezium_types import java_string
 from headrace.formats.debezium_writer import (
     FACTS,
@@ -45,7 +49,22 @@ def event_lines(
     options: EventOptions | None = None,
     on_refusal: OnRefusal = lambda refusal, tolerated: None,
 ) -> Iterator[str]:
-    """Yield events as lines of JSON; rows that no source captured as a key and a value.
+    """Yield what `event_blocks` yields a line at a time, without the line's end."""
+    blocks = event_blocks(log, topic, schemas=schemas, follow=follow, options=options, on_refusal=on_refusal)
+    for block in blocks:
+        yield from str(block, "utf-8").split("\n")[:-1]
+
+
+def event_blocks(
+    log: Log,
+    topic: str | None = None,
+    *,
+    schemas: bool = False,
+    follow: bool = False,
+    options: EventOptions | None = None,
+    on_refusal: OnRefusal = lambda refusal, tolerated: None,
+) -> Iterator[memoryview]:
+    """Yield events as lines of JSON, thousands at once; rows that no source captured as a key and a value.
 
     Args:
         topic: None: every topic. Of events that transforms send elsewhere it is the topic that they come to.
@@ -66,24 +85,41 @@ def event_lines(
             "the log does not say what Debezium's events say beside the rows",
             advice='Capture with compat="debezium", or with headrace capture --config, into a new log.',
         )
-    lines = _events(log, writers, None if routed else topic, follow=follow, on_refusal=on_refusal)
     beginning = None if topic is None or not routed else f'{{"topic":{java_string(topic)},'
-    yield from (line for line in lines if beginning is None or line.startswith(beginning))
+    for texts in _events(log, writers, None if routed else topic, follow=follow, on_refusal=on_refusal):
+        wanted = texts if beginning is None else texts.filter(pc.starts_with(texts, beginning))
+        data, _, _ = spans(wanted)
+        yield data.data
 
 
 def _events(
     log: Log, writers: dict[str, _Connector], topic: str | None, *, follow: bool, on_refusal: OnRefusal
-) -> Iterator[str]:
+) -> Iterator[pa.Array]:
+    """Yield lines with their ends, in the order of the log."""
     for slice_, following in _with_next(_slices(log, topic, follow=follow)):
-        found = [line for entry in slice_ for line in _lines(writers, entry, following, on_refusal)]
-        found.sort(key=lambda line: (line.lsn, line.index, line.place))
-        for connector, lines in groupby(found, key=lambda line: line.connector):
-            texts = [text for line in lines for text in line.with_transaction()]
-            yield from texts if connector is None else connector.finished(texts, on_refusal)
+        found = [_written(writers, entry, following, on_refusal) for entry in slice_]
+        if any(events.transactions is not None for events in found):
+            lines = sorted((line for events in found for line in events.each()), key=lambda line: line.place)
+            for connector, own in groupby(lines, key=lambda line: line.connector):
+                texts = [text for line in own for text in line.with_transaction()]
+                yield pa.array(texts if connector is None else connector.finished(texts, on_refusal), TEXT)
+        elif found:
+            yield _in_order(found)
         if all(entry.complete for entry in slice_):
             for connector in writers.values():
                 if connector.transactions is not None:
-                    yield from connector.finished(connector.transactions.end(), on_refusal)
+                    yield pa.array(connector.finished(connector.transactions.end(), on_refusal), TEXT)
+
+
+def _in_order(found: Sequence[_Written]) -> pa.Array:
+    """Return the lines of a slice's entries by their places."""
+    lsn = np.concatenate([events.lsn for events in found])
+    index = np.concatenate([events.index for events in found])
+    texts = found[0].texts if len(found) == 1 else pa.concat_arrays([events.texts for events in found])
+    if ((lsn[1:] > lsn[:-1]) | ((lsn[1:] == lsn[:-1]) & (index[1:] >= index[:-1]))).all():
+        return texts
+    number = np.concatenate([np.arange(len(events.texts)) for events in found])
+    return texts.take(pa.array(np.lexsort((number, index, lsn))))
 
 
 @dataclass
@@ -120,22 +156,45 @@ class _Connector:
 
 
 @dataclass(frozen=True)
+class _Written:
+    """The events of an entry, with what orders them inside their slice.
+
+    Attributes:
+        texts: lines with their ends.
+        places: what the transaction of each is known by, where transactions are told.
+    """
+
+    lsn: npt.NDArray[np.uint64]
+    index: Ints
+    texts: pa.Array
+    connector: _Connector | None = None
+    places: Sequence[Place] = ()
+
+    @property
+    def transactions(self) -> TransactionMetadata | None:
+        return None if self.connector is None else self.connector.transactions
+
+    def each(self) -> Iterator[_Line]:
+        """Yield the events by themselves."""
+        order = zip(self.lsn.tolist(), self.index.tolist(), range(len(self.texts)), strict=True)
+        for place, text, of in zip_longest(order, self.texts.to_pylist(), self.places):
+            yield _Line(place, text, of, self.connector)
+
+
+@dataclass(frozen=True)
 class _Line:
     """An event, with what orders it inside its slice."""
 
-    lsn: int
-    index: int
-    place: int
+    place: tuple[int, int, int]
     text: str
-    of: Place | None = None
-    transactions: TransactionMetadata | None = None
-    connector: _Connector | None = None
+    of: Place | None
+    connector: _Connector | None
 
     def with_transaction(self) -> list[str]:
         """Return it with what the topic of transactions has before it."""
-        if self.transactions is None or self.of is None:
+        if self.of is None or self.connector is None or self.connector.transactions is None:
             return [self.text]
-        return self.transactions.event(self.of, self.text)
+        return self.connector.transactions.event(self.of, self.text)
 
 
 def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[str, _Connector]:
@@ -199,11 +258,11 @@ def _later(entry: Entry) -> bool:
     return MARKER in (entry.records.schema.metadata or {})
 
 
-def _lines(writers: dict[str, _Connector], entry: Entry, following: str, on_refusal: OnRefusal) -> list[_Line]:
+def _written(writers: dict[str, _Connector], entry: Entry, following: str, on_refusal: OnRefusal) -> _Written:
     batch = Batch(entry.records)
     connector = writers.get(batch.source)
     if connector is None or FACTS not in (entry.records.schema.metadata or {}):
-        return _plain(entry, batch)
+        return _Written(batch.lsn, batch.index, _plain(entry, batch))
     if _later(entry):
         markers = pa.array(["incremental"] * batch.num_rows, TEXT)
     else:
@@ -211,15 +270,9 @@ def _lines(writers: dict[str, _Connector], entry: Entry, following: str, on_refu
     lines = connector.writer.lines(entry.records, markers)
     for refusal in lines.refusals:
         on_refusal(refusal, connector.wanted.tolerant)
-    lsn, index = batch.lsn[lines.rows].tolist(), batch.index[lines.rows].tolist()
-    if markers is not None or connector.transactions is None:
-        texts = zip(lsn, index, lines.texts, strict=True)
-        return [_Line(commit, at, number, text, connector=connector) for number, (commit, at, text) in enumerate(texts)]
-    about = enumerate(places(batch, lines))
-    return [
-        _Line(place.commit, index[number], number, lines.texts[number], place, connector.transactions, connector)
-        for number, place in about
-    ]
+    told = markers is None and connector.transactions is not None
+    of = places(batch, lines) if told else ()
+    return _Written(batch.lsn[lines.rows], batch.index[lines.rows], lines.texts, connector, of)
 
 
 def _markers(connector: _Connector, topic: str, batch: Batch, following: str) -> pa.Array | None:
@@ -240,11 +293,10 @@ def _markers(connector: _Connector, topic: str, batch: Batch, following: str) ->
     return pa.array(markers, TEXT)
 
 
-def _plain(entry: Entry, batch: Batch) -> list[_Line]:
-    found = []
-    shown = rows(entry, entry.offset, entry.offset + batch.num_rows)
+def _plain(entry: Entry, batch: Batch) -> pa.Array:
     key = batch.key_columns
-    for place, row in enumerate(shown):
-        line = {"topic": entry.topic, "key": {name: row.get(name) for name in key} or None, "value": row}
-        found.append(_Line(int(batch.lsn[place]), int(batch.index[place]), place, to_json(line)))
-    return found
+    shown = rows(entry, entry.offset, entry.offset + batch.num_rows)
+    lines = [
+        {"topic": entry.topic, "key": {name: row.get(name) for name in key} or None, "value": row} for row in shown
+    ]
+    return pa.array([to_json(line) + "\n" for line in lines], TEXT)

@@ -287,7 +287,7 @@ class Records:
         return replace(self, topics=mapped(self.topics, function))
 
     def lines(self, *, schemas: bool, defaults: bool = True) -> pa.LargeStringArray:
-        """Return a line of JSON for each.
+        """Return a line of JSON for each, with the line's end.
 
         Args:
             schemas: schemas stand beside keys and values.
@@ -312,7 +312,7 @@ class Records:
             parts += [_shown(column), "]"]
         if self.headers:
             parts.append("]")
-        return joined([*parts, "}"], len(self))
+        return joined([*parts, "}\n"], len(self))
 
 
 def _shown(column: Column) -> pa.Array:
