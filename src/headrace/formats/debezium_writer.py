@@ -6,7 +6,8 @@ time; how a column is written is in `headrace.formats.debezium_types`.
 
 A line is ``{"topic":…,"key":…,"value":…}``, with ``"headers":[[name, text]…]`` where there are any; the value of a
 tombstone is null. Where each change lies in the WAL, and its transaction's number, is in ``__headrace_change``; a log
-that was captured before there was such a column has the commit's LSN in their place, and no ``txId``.
+that was captured before there was such a column has the commit's LSN in their place, and no ``txId``. Where a
+transaction was replicated from is in ``__headrace_origin``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints, Mask
-from headrace.batch import CHANGE, Batch
+from headrace.batch import CHANGE, ORIGIN, Batch
 from headrace.formats.debezium_types import (
     Column,
     Schema,
@@ -217,15 +218,16 @@ class Lines:
 
 
 class Changes:
-    """Where the changes of a batch lie in the WAL, and their transactions' numbers."""
+    """Where the changes of a batch lie in the WAL, and their transactions' numbers and origins."""
 
     def __init__(self, batch: Batch) -> None:
         self.lsn, self.number, self.after = pa.array(batch.lsn), None, None
         if CHANGE in batch.schema.names:
             self.lsn, self.number, self.after = batch.column(CHANGE).flatten()
+        self.origin = batch.column(ORIGIN.name) if ORIGIN.name in batch.schema.names else None
 
     def places(self, rows: Ints) -> dict[str, pa.Array | str]:
-        """Return ``sequence``, ``txId`` and ``lsn`` of the source block as JSON."""
+        """Return ``sequence``, ``txId``, ``lsn`` and the origin of the source block as JSON."""
         at = pa.array(rows)
         lsn = self.lsn.take(at).cast(TEXT)
         number: pa.Array | str = "null"
@@ -235,7 +237,12 @@ class Changes:
             after = self.after.take(at).cast(TEXT)
             quote = pa.scalar('\\"', TEXT)
             after = pc.binary_join_element_wise(quote, after, quote, pa.scalar("", TEXT)).fill_null("null")
-        return {"sequence": joined(['"[', after, ',\\"', lsn, '\\"]"'], rows.size), "txId": number, "lsn": lsn}
+        found = {"sequence": joined(['"[', after, ',\\"', lsn, '\\"]"'], rows.size), "txId": number, "lsn": lsn}
+        if self.origin is not None:
+            name, there = self.origin.take(at).flatten()
+            found["origin"] = quoted(name).fill_null("null")
+            found["origin_lsn"] = there.view(pa.int64()).cast(TEXT).fill_null("null")  # Java's long
+        return found
 
 
 @dataclass(frozen=True)
