@@ -15,6 +15,8 @@ column         type                    meaning
 nan``          before>>                so (optional)
 ``__headrace_  struct<lsn, number,     of PostgreSQL, where Debezium's events are written: where the change lies in the
 change``       after>                  WAL, its transaction's number, where the commit before that ended (optional)
+``__headrace_  struct<name, lsn>       of the same: where a transaction was replicated from, and the LSN of its commit
+origin``                               there; null for one that began here, left out where all did (optional)
 =============  ======================  ===================================================================
 
 A delete's columns hold the old row (its key columns, or all under REPLICA IDENTITY FULL); a truncate's are null.
@@ -49,8 +51,10 @@ META_FIELDS: tuple[pa.Field, ...] = (
 CHANGE = "__headrace_change"
 NAN = pa.field("__headrace_nan", pa.list_(pa.struct({"column": pa.string(), "before": pa.bool_()})))
 """Which decimals are NaN: Arrow's are NULL there. Optional; ``before`` says that it is the old row's."""
+ORIGIN = pa.field("__headrace_origin", pa.struct({"name": pa.string(), "lsn": pa.uint64()}))
+"""The replication origin of each event's transaction. Optional."""
 _META_NAMES = frozenset(field.name for field in META_FIELDS) | {
-    *("__before", "__unchanged", NAN.name, CHANGE, "__order", "__headrace_row", "__headrace_update")
+    *("__before", "__unchanged", NAN.name, CHANGE, ORIGIN.name, "__order", "__headrace_row", "__headrace_update")
 }
 
 

@@ -6,7 +6,8 @@ time; how a column is written is in `headrace.formats.debezium_types`.
 
 A line is ``{"topic":…,"key":…,"value":…}``, with ``"headers":[[name, text]…]`` where there are any; the value of a
 tombstone is null. Where each change lies in the WAL, and its transaction's number, is in ``__headrace_change``; a log
-that was captured before there was such a column has the commit's LSN in their place, and no ``txId``.
+that was captured before there was such a column has the commit's LSN in their place, and no ``txId``. Where a
+transaction was replicated from is in ``__headrace_origin``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints, Mask
-from headrace.batch import CHANGE, Batch
+from headrace.batch import CHANGE, ORIGIN, Batch
 from headrace.formats.debezium_types import (
     Column,
     Schema,
@@ -218,12 +219,15 @@ class Lines:
 
 
 class Changes:
-    """Where the changes of a batch lie in the WAL, and their transactions' numbers."""
+    """Where the changes of a batch lie in the WAL, and their transactions' numbers and origins."""
 
     def __init__(self, batch: Batch) -> None:
         self.lsn, self.number, self.after = pa.array(batch.lsn), None, None
         if CHANGE in batch.schema.names:
             self.lsn, self.number, self.after = batch.column(CHANGE).flatten()
+        self.origin, self.origin_lsn = None, None
+        if ORIGIN.name in batch.schema.names:
+            self.origin, self.origin_lsn = batch.column(ORIGIN.name).flatten()
 
 
 _LETTERS = pa.array([java_string(chr(code)) for code in range(128)], TEXT)
@@ -239,7 +243,8 @@ class _Metadata:
         self.writer, self.batch, self.markers = writer, batch, markers
         self.changes = changes = Changes(batch)
         differs = np.zeros(max(batch.num_rows - 1, 0), bool)
-        for told in (batch.column("__op"), batch.column("__ts"), changes.number, changes.after, markers):
+        of_transaction = (changes.number, changes.after, changes.origin, changes.origin_lsn)
+        for told in (batch.column("__op"), batch.column("__ts"), *of_transaction, markers):
             if told is not None:
                 differs |= _differs(told)
         self._first = np.append(0, np.flatnonzero(differs) + 1)[: batch.num_rows]
@@ -282,17 +287,22 @@ class _Metadata:
         return {name: known.get(name, ["null"]) for name in _SOURCE}
 
     def _places(self, rows: Ints) -> dict[str, list[Part]]:
-        """Return ``sequence``, ``txId`` and ``lsn``."""
+        """Return ``sequence``, ``txId``, ``lsn`` and the origin."""
         lsn = _chosen(self.changes.lsn, rows).cast(TEXT)
         number: Part = "null"
         after: Part = "null"
+        first = pa.array(self._first)
         if self.changes.number is not None and self.changes.after is not None:
-            first = pa.array(self._first)
             number = self._told(self.changes.number.take(first).cast(TEXT), rows)
             quote = pa.scalar('\\"', TEXT)
             before = self.changes.after.take(first).cast(TEXT)
             after = self._told(pc.binary_join_element_wise(quote, before, quote, pa.scalar("", TEXT)), rows)
-        return {"sequence": ['"[', after, ',\\"', lsn, '\\"]"'], "txId": [number], "lsn": [lsn]}
+        found = {"sequence": ['"[', after, ',\\"', lsn, '\\"]"'], "txId": [number], "lsn": [lsn]}
+        if self.changes.origin is not None and self.changes.origin_lsn is not None:
+            there = self.changes.origin_lsn.take(first).view(pa.int64()).cast(TEXT)  # Java's long
+            found["origin"] = [self._told(quoted(self.changes.origin.take(first)), rows)]
+            found["origin_lsn"] = [self._told(there, rows)]
+        return found
 
 
 def _differs(array: pa.Array) -> Mask:

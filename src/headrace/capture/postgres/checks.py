@@ -231,14 +231,54 @@ def kind(table: Table, where: str, *, alone: bool = True) -> list[Finding]:
         alone: no other table is captured, so that there is nothing to stream.
     """
     if table.persistence != "p":
-        said = f"table {table} of {where} is unlogged or temporary: its changes are not in the server's log"
-        said += "" if alone else ", and only a first snapshot reads it"
+        said = _unlogged(f"table {table}", where) + ("" if alone else _SNAPSHOT_ALONE)
         return [
             Finding(
                 "unlogged", ERROR if alone else WARNING, said, (f"ALTER TABLE {table.sql} SET LOGGED;",), f"or {NARROW}"
             )
         ]
     return []
+
+
+_SNAPSHOT_ALONE = ", and only a first snapshot reads it"
+
+
+def _unlogged(subject: str, where: str) -> str:
+    return f"{subject} of {where} is unlogged or temporary: its changes are not in the server's log"
+
+
+def unlogged(tables: Sequence[Table], where: str) -> list[str]:
+    """Say of unlogged tables, of all together, that only a snapshot reads them."""
+    return [_unlogged(subject_of(list(map(str, tables))), where) + _SNAPSHOT_ALONE] if tables else []
+
+
+_NAMED = 3
+
+
+def subject_of(tables: Sequence[str]) -> str:
+    """Return what a sentence that holds for each of some tables begins with; a few of many are named.
+
+    >>> subject_of(["a"]), subject_of(["a", "b"])
+    ('table a', 'each of 2 tables (a, b)')
+    >>> subject_of([f"t{n}" for n in range(1, 1001)])
+    'each of 1,000 tables (t1, t2, t3 and 997 more)'
+    """
+    if len(tables) == 1:
+        return f"table {tables[0]}"
+    more = len(tables) - _NAMED
+    return f"each of {len(tables):,} tables ({', '.join(tables[:_NAMED])}{f' and {more:,} more' if more > 0 else ''})"
+
+
+def by_reason(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return for each reason which tables it is of, and the reason.
+
+    >>> by_reason({"a": "it is red", "b": "it is blue", "c": "it is red"})
+    [('each of 2 tables (a, c)', 'it is red'), ('table b', 'it is blue')]
+    """
+    tables: dict[str, list[str]] = {}
+    for table, reason in reasons.items():
+        tables.setdefault(reason, []).append(table)
+    return [(subject_of(own), reason) for reason, own in tables.items()]
 
 
 def partitions(existing: Sequence[Table], chosen: Sequence[Table], where: str) -> list[Finding]:

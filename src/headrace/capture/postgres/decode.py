@@ -20,8 +20,10 @@ from enum import Enum
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 
 from headrace.arrays import Ints, Mask
+from headrace.batch import ORIGIN as ORIGIN_FIELD
 from headrace.batch import Batch
 from headrace.capture.base import Piece
 from headrace.capture.postgres import logical_messages
@@ -32,6 +34,7 @@ from headrace.capture.postgres.messages import (
     HEADER,
     IS_ROW,
     MESSAGE,
+    ORIGIN,
     RELATION,
     TRUNCATE,
     UNIX_2000_US,
@@ -241,7 +244,7 @@ class Decoder:
         describe: says what the catalog knows of a table beyond its Relation message, whenever one comes.
         seen: by OID, what the snapshots of tables saw that joined the capture.
         messages: what `pg_logical_emit_message` writes is captured; None to read over it.
-        tells_changes: rows say where their change lies in the WAL, and in which transaction.
+        tells_changes: rows say where their change lies in the WAL, in which transaction, and where that came from.
         listener: told of all transactions, with the batches and dead letters that are made of them.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
@@ -375,14 +378,19 @@ class Decoder:
         message, relation_ids = _row_messages(frame, with_messages=self.messages is not None)
         counts = found.of_rows(frame, message)
         events = _events(found, message, counts)
+        origins = Origins.of(frame, before) if self.tells_changes else _NO_ORIGINS
         if self.tells_changes:
-            events = self._with_changes(found, events, counts)
+            events = origins.told(found, self._with_changes(found, events, counts), counts)
         self._unfinished = None
         if len(found) > found.end_lsn.size:
             last = len(found) - 1
             next_index = int(found.base[last]) + int(counts[last])
             self._unfinished = Unfinished(
-                int(found.lsn[last]), int(found.ts_us[last]), next_index, int(found.number[last])
+                int(found.lsn[last]),
+                int(found.ts_us[last]),
+                next_index,
+                int(found.number[last]),
+                origins.last(int(found.first[last])),
             )
         stored = int(found.lsn.searchsorted(np.uint64(self.skip_below))) if self.skip_below else 0
         taken_in = self._taken_in(found, counts, relation_ids)
@@ -711,6 +719,7 @@ class Unfinished:
     ts_us: int
     next_index: int
     number: int
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -742,6 +751,64 @@ class Transactions:
                 inside[max(first, 0) : last] = True
             raise frame.error(int(rows[~inside[rows]][0]), HEADER, "a row outside of a transaction")
         return counts
+
+
+# Origin: int64 LSN of the commit there, string name. It comes behind BEGIN, and the protocol allows several.
+
+Origin = tuple[str, int]
+_ORIGIN_BYTES = HEADER + 9  # and the name
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The Origin messages of a frame, and before them the one that holds in the transaction that goes on in it.
+
+    Attributes:
+        message: their indexes in the frame; -1 for the one before.
+        named: name and LSN of each.
+    """
+
+    message: Ints
+    named: Sequence[Origin]
+
+    @classmethod
+    def of(cls, frame: Frame, unfinished: Unfinished | None) -> Origins:
+        """Read the origins of a frame.
+
+        Raises:
+            DecodeError: one is not as the protocol has it.
+        """
+        carried = [unfinished.origin] if unfinished is not None and unfinished.origin is not None else []
+        if b"O" not in frame.kinds:
+            return cls(np.full(len(carried), -1), carried)
+        message = np.flatnonzero(frame.kind == ORIGIN)
+        named = [*carried, *(_origin(frame, at) for at in message.tolist())]
+        return cls(np.concatenate([np.full(len(carried), -1), message]), named)
+
+    def told(self, found: Transactions, events: Events, counts: Ints) -> Events:
+        """Return events with the origin of each one's transaction: the last one behind its BEGIN."""
+        if not self.named:
+            return events
+        at = self.message.searchsorted(events.message) - 1
+        # A transaction that goes on in this frame has its BEGIN at -1, where what holds in it stands, too.
+        inside = (at >= 0) & (self.message[at] >= found.first.repeat(counts))
+        origins = pa.array([{"name": name, "lsn": lsn} for name, lsn in self.named], ORIGIN_FIELD.type)
+        return dataclasses.replace(events, origin=np.where(inside, at, -1), origins=origins)
+
+    def last(self, begin: int) -> Origin | None:
+        """Return what holds at the end of the frame, in a transaction whose BEGIN is at an index."""
+        return self.named[-1] if self.named and int(self.message[-1]) >= begin else None
+
+
+_NO_ORIGINS = Origins(_NONE, ())
+
+
+def _origin(frame: Frame, message: int) -> Origin:
+    start, end = int(frame.start[message]) + HEADER, int(frame.end[message])
+    name = frame.data[start + 9 : end]
+    if end - start < _ORIGIN_BYTES - HEADER + 1 or name.find(0) != len(name) - 1:
+        raise frame.error(message, _ORIGIN_BYTES, "an Origin whose name does not end where the message does")
+    return name[:-1].decode(errors="replace"), int.from_bytes(frame.data[start + 1 : start + 9], "big")
 
 
 Listener = Callable[[Transactions, Sequence[tuple[str, Batch]], Sequence[tuple[str, Batch]]], None]

@@ -425,6 +425,7 @@ class Joins:
         there = {table.oid for table in existing}
         dropped = {table.label for table in began.active if table.oid not in there}
         kept: list[Table] = []
+        refused: dict[int, tuple[str, str]] = {}
         for table in found:
             if table.label in dropped:
                 continue
@@ -432,11 +433,12 @@ class Joins:
             why = _refusal(table, failing, other, by_root=bool(began.options.get("pubviaroot")))
             why = why or self._unfit(connection, declared, table)
             if why:
-                self._refuse(table.oid, str(table), why, declared.name)
+                refused[table.oid] = str(table), why
                 decoder.leave_out(table.oid)
             else:
                 self._refused.pop(table.oid, None)
                 kept.append(table)
+        self._refuse(refused, declared.name)
         return kept, not dropped
 
     def _published_by_user(
@@ -445,20 +447,21 @@ class Joins:
         """Return those of tables that the user's publication sends; the others are said, once."""
         now = drift.look(connection, declared.publication, oids=list(meant))
         published = frozenset(oid for oid in meant if now.publishes(oid))
-        for oid in meant - published:
-            why = f"publication «{declared.publication}» does not send it; it joins when it is added"
-            self._refuse(oid, str(now.tables.get(oid, f"relation {oid}")), why, declared.name)
+        why = f"publication «{declared.publication}» does not send it; it joins when it is added"
+        lacking = {oid: (str(now.tables.get(oid, f"relation {oid}")), why) for oid in sorted(meant - published)}
+        self._refuse(lacking, declared.name)
         return published
 
     def refuses(self, oid: int) -> bool:
         """Return whether a table cannot join."""
         return oid in self._refused
 
-    def _refuse(self, oid: int, name: str, why: str, source: str) -> None:
-        """Tell people, once, why a table does not join now."""
-        if self._refused.get(oid) != why:
-            self._refused[oid] = why
-            text = f"table {name} matches tables=… and is not captured: {why}"
+    def _refuse(self, found: Mapping[int, tuple[str, str]], source: str) -> None:
+        """Tell people, once, why tables do not join now: by OID, what each is called and the reason."""
+        news = {name: why for oid, (name, why) in found.items() if self._refused.get(oid) != why}
+        self._refused.update({oid: why for oid, (_, why) in found.items()})
+        for subject, why in checks.by_reason(news):
+            text = f"{subject} matches tables=… and is not captured: {why}"
             logger.warning("%s", text, extra=event("catalog", source=source))
 
     @staticmethod
@@ -530,9 +533,9 @@ class Joins:
         with self._lock:
             if same and not isinstance(error, SourceRefused):
                 return
-            for table in self._published if same else ():
-                self._unreadable.add(table.oid)
-                self._refuse(table.oid, str(table), error.message, declared.name)
+            tables = self._published if same else ()
+            self._unreadable.update(table.oid for table in tables)
+            self._refuse({table.oid: (str(table), error.message) for table in tables}, declared.name)
             self._published, self._unseen = (), True
 
     # --- what the stream brings meanwhile ---

@@ -12,7 +12,7 @@ commit has that LSN, and no table joins there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints
-from headrace.batch import META_FIELDS, Batch
+from headrace.batch import META_FIELDS, ORIGIN, Batch
 from headrace.capture.postgres import values
 from headrace.capture.postgres.messages import HEADER, MESSAGE, UNIX_2000_US, Frame, Longs
 from headrace.capture.postgres.table import CHANGE, FACTS, Events, meta_arrays
@@ -77,10 +77,13 @@ class LogicalMessages:
     @property
     def schema(self) -> pa.Schema:
         """Return the schema of the rows."""
+        return self._schema([CHANGE] if self.described else [])
+
+    def _schema(self, told: Sequence[pa.Field]) -> pa.Schema:
         metadata = {b"headrace.key": json.dumps(["prefix"]).encode(), b"headrace.source": self.prefix.encode()}
         if self.described:
             metadata[FACTS] = json.dumps({"messages": True}).encode()
-        return pa.schema([*_FIELDS, *META_FIELDS, *([CHANGE] if self.described else [])], metadata=metadata)
+        return pa.schema([*_FIELDS, *META_FIELDS, *told], metadata=metadata)
 
     def batch(self, frame: Frame, events: Events) -> Batch | None:
         """Return the wanted ones of these messages, in their order; None where there are none.
@@ -99,10 +102,10 @@ class LogicalMessages:
         content = values.of_spans(frame.buffer, zero + 5, length, pa.binary(), None)
         transactional = values.of_bools((flags & 1) == 1, None)
         ops = np.full(events.message.size, ord("c"), np.uint8)
-        arrays = [prefix, content, transactional, *meta_arrays(ops, events)]
-        if self.described:
-            arrays.append(events.change(frame))
-        records = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        told = events.told(frame) if self.described else {}
+        arrays = [prefix, content, transactional, *meta_arrays(ops, events), *told.values()]
+        schema = self._schema([{"change": CHANGE, "origin": ORIGIN}[name] for name in told])
+        records = pa.RecordBatch.from_arrays(arrays, schema=schema)
         kept = records.filter(self._kept(prefix, length))
         return Batch(kept) if kept.num_rows else None
 

@@ -27,13 +27,13 @@ Longs = npt.NDArray[np.uint64]
 HEADER = 25
 PAD = bytes(32)  # fields are gathered before they are checked: reads may run past the last message
 UNIX_2000_US = 946_684_800_000_000
-BEGIN, COMMIT, RELATION, INSERT, UPDATE, DELETE, TRUNCATE, MESSAGE = b"BCRIUDTM"
+BEGIN, COMMIT, RELATION, INSERT, UPDATE, DELETE, TRUNCATE, MESSAGE, ORIGIN = b"BCRIUDTMO"
 # Every kind of pgoutput's protocols 1 to 4. A server sends more than its documents allow with protocol 1:
 # PostgreSQL 18.4 sends Stream Abort with streaming off, after a transaction whose nested savepoints did not fit into
 # logical_decoding_work_mem was rolled back. Nothing of that transaction was sent, so there is nothing to undo.
-# Decoded; decoded where it is asked for (Message); read over (Origin, Type); read over (Stream Abort, Stream Stop,
+# Decoded; decoded where it is asked for (Message, Origin); read over (Type); read over (Stream Abort, Stream Stop,
 # Rollback Prepared): we are never inside a streamed transaction.
-KINDS = b"BCRIUDT" + b"M" + b"OY" + b"AEr"
+KINDS = b"BCRIUDT" + b"MO" + b"Y" + b"AEr"
 # What these bring, or say of rows that came before, is not what COMMIT means: taking it would be wrong either way.
 _REFUSED = {
     "S": "Stream Start: rows of a transaction that is not committed follow",

@@ -258,15 +258,9 @@ class PostgresSource:
             tables={stream.topic: table.declared(stream.schema()) for table, stream in described}
             | ({} if self._messages is None else {self._messages.topic: self._messages.schema})
             | ({self._heartbeats.topic: self._heartbeats.schema} if self._heartbeats.topic else {}),
-            warnings=tuple(
-                _failing(str(table), failing[table.oid], self._declared.publication)
-                for table in tables
-                if table.oid in failing
-            )
-            + tuple(
-                finding.message
-                for table in unlogged
-                for finding in checks.kind(table, str(self._declared.server), alone=False)
+            warnings=(
+                *_failing({str(t): failing[t.oid] for t in tables if t.oid in failing}, self._declared.publication),
+                *checks.unlogged(unlogged, str(self._declared.server)),
             ),
         )
 
@@ -918,11 +912,9 @@ class PostgresSource:
         """Say loudly when a table lost its replica identity: the user's own statements fail since then."""
         tables = {table.oid: str(table) for table in self._startup.tables if self._startup.changes}
         failing = catalog.failing_updates(connection, list(tables))
-        for oid, reason in failing.items():
-            if self._startup.failing.get(oid) != reason:
-                logger.error(
-                    "%s", _failing(tables[oid], reason, self._declared.publication), extra=event("failing_updates")
-                )
+        news = {tables[oid]: why for oid, why in failing.items() if self._startup.failing.get(oid) != why}
+        for text in _failing(news, self._declared.publication):
+            logger.error("%s", text, extra=event("failing_updates"))
         self._startup.failing = failing
 
     def _watch(self) -> None:
@@ -1006,12 +998,14 @@ def _last_row(piece: Piece[Lsn], messages: str | None) -> tuple[int, int] | None
     return max(found, default=None)
 
 
-def _failing(table: str, reason: str, publication: str) -> str:
-    return (
-        f"table {table}: {reason}, so PostgreSQL refuses UPDATE and DELETE on it as long as publication "
+def _failing(reasons: Mapping[str, str], publication: str) -> list[str]:
+    """Say of tables why their UPDATE and DELETE fail, of those for one reason together."""
+    return [
+        f"{subject}: {reason}, so PostgreSQL refuses UPDATE and DELETE on it as long as publication "
         f"«{publication}» has it, also while the capture is stopped; ALTER TABLE … REPLICA IDENTITY FULL (or USING "
         "INDEX) allows them"
-    )
+        for subject, reason in checks.by_reason(reasons)
+    ]
 
 
 _FLUSH = "SELECT pg_logical_emit_message(true, 'headrace', '')"

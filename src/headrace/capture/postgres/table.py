@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Bytes, Ints, Mask
 from headrace.batch import CHANGE as CHANGE_COLUMN
-from headrace.batch import META_FIELDS, NAN, Batch, dead_letters, is_meta, told_apart
+from headrace.batch import META_FIELDS, NAN, ORIGIN, Batch, dead_letters, is_meta, told_apart
 from headrace.capture.postgres import types, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
 from headrace.capture.postgres.messages import Column, Frame, Longs, Relation, gather
@@ -55,6 +55,8 @@ class Events:
     Attributes:
         number: of their transactions, below 0 for an event that belongs to none; ``after``: where the commit before
             each one's transaction ended, 0 where that is not known. None: nobody wants to know.
+        origin: which of ``origins`` its transaction was replicated from, below 0 for one that began here; None: all
+            did, or nobody wants to know.
     """
 
     message: Ints
@@ -63,11 +65,15 @@ class Events:
     ts_us: Ints
     number: Ints | None = None
     after: Longs | None = None
+    origin: Ints | None = None
+    origins: pa.StructArray | None = None
 
     def take(self, rows: Ints | slice | Mask) -> Events:
         number = None if self.number is None else self.number[rows]
         after = None if self.after is None else self.after[rows]
-        return Events(self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows], number, after)
+        origin = None if self.origin is None else self.origin[rows]
+        places = self.message[rows], self.lsn[rows], self.index[rows], self.ts_us[rows]
+        return Events(*places, number, after, origin, self.origins)
 
     def change(self, frame: Frame, lsns: Longs | None = None) -> pa.StructArray:
         """Return where each event lies in the WAL, its transaction's number, and where the commit before that ended.
@@ -81,6 +87,13 @@ class Events:
         number = values.of_numbers(self.number.astype(np.uint32), pa.uint32(), None if inside.all() else inside)
         after = values.of_numbers(self.after.copy(), pa.uint64(), None if known.all() else known)
         return pa.StructArray.from_arrays([lsn, number, after], fields=list(CHANGE.type))
+
+    def told(self, frame: Frame, lsns: Longs | None = None) -> dict[str, pa.StructArray]:
+        """Return what the log is to keep of each event beside its row and its place; see `change` for ``lsns``."""
+        found = {} if self.number is None else {"change": self.change(frame, lsns)}
+        if self.origin is not None and self.origins is not None and (self.origin >= 0).any():
+            found["origin"] = self.origins.take(pa.array(self.origin, mask=self.origin < 0))
+        return found
 
 
 def _lsns(frame: Frame, messages: Ints) -> Longs:
@@ -112,14 +125,20 @@ class Table:
         self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod) for c in relation.columns]
 
     def schema(
-        self, *, before: bool = False, unchanged: bool = False, nan: bool = False, change: bool = False
+        self,
+        *,
+        before: bool = False,
+        unchanged: bool = False,
+        nan: bool = False,
+        change: bool = False,
+        origin: bool = False,
     ) -> pa.Schema:
         """Return the schema of a batch with or without what an event may have besides, in this order."""
-        schema = self._schemas.get((before, unchanged, nan, change))
+        schema = self._schemas.get((before, unchanged, nan, change, origin))
         if schema is None:
             extra = [pa.field("__before", pa.struct(self.fields))] if before else []
             extra += [pa.field("__unchanged", _LIST)] if unchanged else []
-            extra += [*([NAN] if nan else []), *([CHANGE] if change else [])]
+            extra += [*([NAN] if nan else []), *([CHANGE] if change else []), *([ORIGIN] if origin else [])]
             metadata = {
                 b"headrace.key": json.dumps(list(self.key)).encode(),
                 b"headrace.source": self.prefix.encode(),
@@ -131,7 +150,7 @@ class Table:
             if self.facts:
                 metadata[FACTS] = self.facts.encode()
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
-            self._schemas[before, unchanged, nan, change] = schema
+            self._schemas[before, unchanged, nan, change, origin] = schema
         return schema
 
 
@@ -162,9 +181,9 @@ def truncates(frame: Frame | None, table: Table, events: Events) -> Batch:
     n = events.message.size
     nulls = [pa.nulls(n, column.type) for column in table.fields]
     ops = np.full(n, ord("t"), np.uint8)
-    change = [] if events.number is None or frame is None else [events.change(frame)]
-    schema = table.schema(change=bool(change))
-    return Batch(pa.RecordBatch.from_arrays([*nulls, *meta_arrays(ops, events), *change], schema=schema))
+    told = {} if frame is None else events.told(frame)
+    schema = table.schema(**dict.fromkeys(told, True))
+    return Batch(pa.RecordBatch.from_arrays([*nulls, *meta_arrays(ops, events), *told.values()], schema=schema))
 
 
 def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | None]:
@@ -182,7 +201,7 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
             lsns.append(_lsns(frame, events.message[at : at + step]))
     block = blocks[0] if len(blocks) == 1 else _concatenated(table, blocks)
     optional = {"before": block.before, "unchanged": block.unchanged, "nan": block.nan}
-    optional["change"] = events.change(frame, np.concatenate(lsns)) if lsns else None
+    optional |= events.told(frame, np.concatenate(lsns) if lsns else None)
     extra = [column for column in optional.values() if column is not None]
     schema = table.schema(**{name: column is not None for name, column in optional.items()})
     arrays_of = [*block.columns, *meta_arrays(_OPS[frame.kind[events.message]], events), *extra]
