@@ -26,6 +26,7 @@ from headrace.capture.base import Log, Piece
 from headrace.capture.comparison import coded, same
 from headrace.capture.postgres.incremental import old_or_new
 from headrace.capture.postgres.row_places import RowPlaces
+from headrace.capture.postgres.unsent import with_values
 from headrace.errors import SourceRefused
 from headrace.plain_values import values
 from headrace.position import Lsn
@@ -195,7 +196,7 @@ class CarriedValues:
                 continue
             index = records.schema.get_field_index(name)
             found = some.take(pa.array(place[place >= 0]))
-            column = pc.replace_with_mask(records.column(index), pa.array(mask), found)
+            column = with_values(records.column(index), mask, found)
             records = records.set_column(index, records.schema.field(index), column)
             filled[name] = mask
         return Batch(_without(records, filled)) if filled else batch

@@ -445,7 +445,7 @@ class PostgresSource:
         found = {}
         for captured in self._startup.began.tables:
             if captured.left != drift.NARROWED:
-                found[captured.oid] = known(captured.label, tables.get(captured.oid))
+                found[captured.oid] = known(captured.label, tables.get(captured.oid), captured.vectors)
         return found
 
     def _meet(self, relation: Relation, lsn: int) -> Known | Stranger:
