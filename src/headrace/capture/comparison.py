@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, record_batch, take_records
 from headrace.errors import LogError
-from headrace.plain_values import whole
+from headrace.plain_values import is_list, list_offsets, whole
 from headrace.value_hashes import hashes
 
 PART_BYTES = 24 << 20
@@ -548,9 +548,23 @@ def coded(columns: Sequence[pa.Array]) -> Ints:
 def _bits(array: pa.Array) -> pa.Array:
     """Return floats as their bits, of which NaN has one form; other values as they are."""
     array = whole(array)
+    if is_list(array.type):
+        return _items_as_bytes(array)
     if not pa.types.is_floating(array.type):
         return array
     numbers = array.fill_null(0).to_numpy(zero_copy_only=False)
     canonical = np.where(np.isnan(numbers), np.array(np.nan, numbers.dtype), numbers)
     bits = canonical.view(f"i{numbers.dtype.itemsize}")
     return pa.array(bits, mask=np.asarray(array.is_null()))
+
+
+def _items_as_bytes(lists: pa.Array) -> pa.Array:
+    """Return lists of numbers as the bytes of their numbers.
+
+    >>> _items_as_bytes(pa.array([[1.0], None], pa.list_(pa.float32()))).to_pylist()
+    [b'\\x00\\x00\\x80?', None]
+    """
+    numbers = np.ascontiguousarray(_bits(lists.flatten()))
+    buffers = [None, pa.py_buffer(list_offsets(lists) * numbers.itemsize), pa.py_buffer(numbers)]
+    packed = pa.Array.from_buffers(pa.large_binary(), len(lists), buffers)
+    return pc.if_else(lists.is_valid(), packed, None)

@@ -121,7 +121,7 @@ class App:
         heartbeat: str | None = None,
         heartbeat_query: str | None = None,
         failover: bool = False,
-        toast: Literal["mark", "reselect"] = "mark",
+        toast: Literal["mark", "reselect", "last"] = "mark",
         on_gap: Literal["fail", "snapshot", "accept"] = "fail",
         signals: str | None = None,
         columns: Mapping[str, Sequence[str]] | None = None,
@@ -155,8 +155,9 @@ class App:
             toast: what becomes of values that an update did not send, as they are large and did not change (TOAST):
                 ``"mark"`` leaves them null, and ``__unchanged`` names them; ``"reselect"`` reads them again by the
                 row's key when the update is read, as Debezium's ReselectColumns does: a value that has changed since is
-                the newer one, and of a row that is gone by then they stay marked. Tables whose replica identity is full
-                send them all.
+                the newer one, and of a row that is gone by then they stay marked. ``"last"`` carries them forward from
+                the row's event before, which the log has: exactly what the row had; where the log does not have it
+                (``snapshot="never"``, ``keep``) they stay marked. Tables whose replica identity is full send them all.
             on_gap: what a start does where the slot has lost rows that the log does not have (it was dropped or
                 invalidated, made again or advanced by hand; another server is there): ``"fail"``; ``"snapshot"`` reads
                 the tables anew and appends what differs; ``"accept"`` goes on without those rows, and the log says so.
@@ -188,8 +189,8 @@ class App:
             from headrace.formats.transforms.chain import check_chain
 
             check_chain(properties)
-        if toast not in ("mark", "reselect"):
-            raise DeclarationError(f"toast={toast!r}", advice='Give "mark" or "reselect".')
+        if toast not in ("mark", "reselect", "last"):
+            raise DeclarationError(f"toast={toast!r}", advice='Give "mark", "reselect" or "last".')
         source = SourcePlan(
             prefix or self.name,
             dsn,
@@ -202,6 +203,7 @@ class App:
             messages=_messages(messages, properties or {}, compat),
             failover=failover,
             reselects=(".*",) if toast == "reselect" else (),
+            carries=toast == "last",
             on_gap=on_gap,
             snapshots=_snapshots(compat, properties or {}, signals),
             parts=_parts(columns or {}, where or {}),

@@ -90,6 +90,8 @@ class SourcePlan:
     """Standbys keep the slot, too."""
     reselects: tuple[str, ...] = ()
     """Patterns of ``schema.table:column``: values that are read again where an update did not send them."""
+    carries: bool = False
+    """Such values are carried forward from the log."""
     on_gap: Literal["fail", "snapshot", "accept"] = "fail"
     """What a start does where the slot has lost rows that the log does not have."""
     snapshots: SnapshotOptions | None = None

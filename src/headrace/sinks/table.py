@@ -224,7 +224,7 @@ def _reach(connection: psycopg.Connection[Any], spec: TableSpec, who: tuple[str,
     if kind:
         table = sql.Identifier(schema, name)
         touched |= {(str(a), str(b)) for a, b in connection.execute(_TOUCHED, {"table": table.as_string(connection)})}
-        columns = _columns(connection, table)
+        columns = tuple(_columns(connection, table))
     known = made = False
     if _exists(connection, POSITIONS):
         look = sql.SQL("SELECT count(*) > 0, bool_or(made) FROM {} WHERE app = %s AND destination = %s").format(
@@ -261,12 +261,14 @@ def _destination(schema: str, name: str) -> str:
     return f"{schema}.{name}"
 
 
-def _columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> tuple[str, ...]:
+def _columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> dict[str, str]:
+    """Return the columns of a table, with their types."""
     found = connection.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        "SELECT attname, typname FROM pg_attribute JOIN pg_type t ON t.oid = atttypid"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [table.as_string(connection)],
     ).fetchall()
-    return tuple(str(name) for (name,) in found)
+    return {str(name): str(kind) for name, kind in found}
 
 
 def _exists(connection: psycopg.Connection[Any], table: sql.Identifier) -> bool:
@@ -280,7 +282,7 @@ def _old_positions(connection: psycopg.Connection[Any], spec: TableSpec) -> sql.
     if not _exists(connection, table):
         return None
     ours = {"app", "sink", "topic", "log", "next_offset"}
-    return table if ours <= set(_columns(connection, table)) else None
+    return table if ours <= _columns(connection, table).keys() else None
 
 
 class TableSink:
@@ -298,7 +300,7 @@ class TableSink:
         self._connection: psycopg.Connection[Any] | None = None
         self._cancelled = False
         self._stages: dict[tuple[str, ...], str] = {}
-        self._columns: tuple[str, ...] | None = None
+        self._columns: dict[str, str] | None = None
         self._takes = False
 
     @property
@@ -607,7 +609,14 @@ class TableSink:
             return
         command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(table, _joined(rows.schema.names))
         with self._db.cursor() as cursor, cursor.copy(command) as copy:
-            copy.write(memoryview(csv_bytes(rows)))
+            copy.write(memoryview(csv_bytes(self._with_vectors(rows))))
+
+    def _with_vectors(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return rows with lists as pgvector's text, where the table has its types."""
+        for index, name in enumerate(rows.schema.names):
+            if _is_list(rows.column(index).type) and (self._columns or {}).get(name) in _VECTORS:
+                rows = rows.set_column(index, name, _array_text(rows.column(index), "[]"))
+        return rows
 
     # -- the table's shape ----------------------------------------------------------------------------------------
 
@@ -765,6 +774,9 @@ def _joined(names: Sequence[str]) -> sql.Composed:
 # it quotes every string and leaves NULL empty, which is what COPY's CSV format means by them.
 
 
+_VECTORS = frozenset({"vector", "halfvec"})
+"""pgvector's types, whose text is a list in brackets."""
+
 _TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_boolean, "boolean"),
     (lambda kind: kind in (pa.int8(), pa.uint8(), pa.int16()), "smallint"),
@@ -874,7 +886,7 @@ def _hexadecimal(column: pa.Array) -> pa.Array:
     return pc.if_else(column.is_valid(), joined, pa.scalar(None, texts.type))
 
 
-def _array_text(column: pa.Array) -> pa.Array:
+def _array_text(column: pa.Array, brackets: str = "{}") -> pa.Array:
     """PostgreSQL's array text: ``{1,NULL,"a \\"b\\""}``."""
     column = column.cast(pa.list_(column.type.value_type))
     values = _cells(column.flatten())
@@ -885,7 +897,7 @@ def _array_text(column: pa.Array) -> pa.Array:
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     lists = pa.ListArray.from_arrays(offsets, pc.fill_null(texts, "NULL"))
-    joined = pc.binary_join_element_wise("{", pc.binary_join(lists, ","), "}", "")
+    joined = pc.binary_join_element_wise(brackets[0], pc.binary_join(lists, ","), brackets[1], "")
     return pc.if_else(column.is_valid(), joined, pa.scalar(None, pa.string()))
 
 

@@ -21,7 +21,7 @@ from headrace.capture.postgres.messages import Column as StreamColumn
 from headrace.capture.postgres.messages import Relation
 from headrace.capture.postgres.table import Table as StreamTable
 from headrace.capture.postgres.table import table as stream_table
-from headrace.capture.postgres.types import binary_decodable
+from headrace.capture.postgres.types import Vectors, binary_decodable
 
 _ATTEMPTS = 20
 SqlConnection = psycopg.Connection[tuple[Any, ...]]
@@ -74,6 +74,7 @@ class Table:
     ancestors: tuple[int, ...] = ()
     facts: str = ""
     whole: bool = False
+    vectors: Vectors = ()
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -114,7 +115,7 @@ class Table:
 
     def stream_table(self, prefix: str) -> StreamTable:
         """Return topic and schema of its events, as the decoder makes them from the stream's Relation message."""
-        return stream_table(self.relation, prefix, self.key, self.label, self.facts)
+        return stream_table(self.relation, prefix, self.key, self.label, self.facts, self.vectors)
 
     def declared(self, schema: pa.Schema) -> pa.Schema:
         """Return a schema with each column's type as the catalog names it, where the stream knows a number only."""
@@ -465,6 +466,19 @@ def with_columns(
 def not_dropped(connection: SqlConnection, tables: Sequence[Table]) -> list[Table]:
     """Return tables, with their columns, without those that were dropped while the catalog was read: they have none."""
     return [table for table in tables if table.columns or is_there(connection, table.oid)]
+
+
+_VECTORS = """
+SELECT t.oid::bigint, t.typname::text FROM pg_extension e
+JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
+WHERE e.extname = 'vector' AND t.typname IN ('vector', 'halfvec') ORDER BY t.oid
+"""
+
+
+def vectors(connection: SqlConnection) -> Vectors:
+    """Return pgvector's types of which a value is a list of numbers; none where the extension is absent."""
+    return tuple(connection.execute(_VECTORS).fetchall())
 
 
 def insert_lsn(connection: SqlConnection) -> int:

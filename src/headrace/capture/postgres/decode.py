@@ -44,6 +44,7 @@ from headrace.capture.postgres.messages import (
     relation,
 )
 from headrace.capture.postgres.table import Events, NeedsTextMode, Table, rows, table, truncates
+from headrace.capture.postgres.types import Vectors
 from headrace.errors import DecodeError
 from headrace.position import Lsn, format_lsn
 
@@ -68,11 +69,13 @@ class Known:
         label: schema and name that its topic has.
         key: its key's columns as the catalog has them, None to take those of the replica identity.
         columns: its columns as the catalog has them, by whose places a key is found again that is called otherwise.
+        vectors: types whose values are lists.
     """
 
     label: tuple[str, str]
     key: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
+    vectors: Vectors = ()
 
     def key_of(self, relation: Relation, before: Table | None) -> tuple[str, ...] | None:
         """Return the key as this relation has it: a column may have been renamed before or after the catalog was read.
@@ -562,7 +565,8 @@ class Decoder:
                 self._prepared = {known.relation: known for known in self._tables.values()}
             ours = self.known[described.oid] if self.known is not None else None
             key = ours.key_of(described, self._tables.get(described.oid)) if ours else None
-            known = table(described, self.prefix, key, ours.label if ours else None, facts)
+            label, vectors = (ours.label, ours.vectors) if ours else (None, ())
+            known = table(described, self.prefix, key, label, facts, vectors)
             self._prepared[described] = known
         return known
 

@@ -20,6 +20,7 @@ from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
 from headrace.capture.postgres.parts import WHOLE, Part, Parts, part_of
 from headrace.capture.postgres.slot_binding import Stranded, read_record
+from headrace.capture.postgres.types import Vectors
 
 KIND = "captured"
 # The columns of pg_publication that say what is published. One that a newer server has beside these is compared too.
@@ -55,6 +56,7 @@ class Captured:
         streamed: its changes are published; those of a partitioned table may be its partitions'.
         partitions: OIDs of the tables that have its rows, where it is partitioned; None in logs made before.
         part: what the user wants of it (`headrace.capture.postgres.parts.Part.text`).
+        vectors: types whose values its topic has as lists; none in logs made before.
     """
 
     oid: int
@@ -70,6 +72,7 @@ class Captured:
     streamed: bool = True
     partitions: Sequence[int] | None = None
     part: str = ""
+    vectors: Vectors = ()
 
     @property
     def label(self) -> tuple[str, str]:
@@ -81,7 +84,8 @@ class Captured:
 
 def _captured(fields: dict[str, Any]) -> Captured:
     parts = fields.pop("partitions", None)
-    return Captured(**fields, partitions=None if parts is None else tuple(parts))
+    vectors = tuple((oid, name) for oid, name in fields.pop("vectors", ()))
+    return Captured(**fields, partitions=None if parts is None else tuple(parts), vectors=vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,11 @@ class Began:
                 table = replace(table, left=DROPPED)
             kept.append(table)
         return replace(self, tables=(*kept, *joined))
+
+    def with_vectors(self, tables: Iterable[Table]) -> Began:
+        """Return it with what tables say of types whose values are lists."""
+        told = {table.oid: table.vectors for table in tables}
+        return replace(self, tables=tuple(replace(t, vectors=told.get(t.oid, t.vectors)) for t in self.tables))
 
     def without(self, left: Mapping[int, str]) -> Began:
         """Return it without tables that leave: why, by OID."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from headrace.capture.base import Log
 from headrace.errors import LogCorrupt
-from headrace.position import format_lsn
+from headrace.position import format_lsn, parse_lsn
 
 OnGap = Literal["fail", "snapshot", "accept"]
 KIND = "gaps"
@@ -101,6 +101,14 @@ def passed_gaps(log: Log, source: str) -> list[PassedGap]:
         return [PassedGap(**{**found, "tables": tuple(found["tables"])}) for found in json.loads(stored)]
     except (ValueError, KeyError, TypeError) as error:
         raise LogCorrupt(f"the log's record of gaps of «{source}» cannot be read: {stored!r}") from error
+
+
+def whole_since(log: Log, source: str) -> int | None:
+    """Return the LSN from which on the log has all changes; None where its LSNs are those of two servers."""
+    gaps = [(parse_lsn(gap.since), parse_lsn(gap.until), gap.handled) for gap in passed_gaps(log, source)]
+    if any(until < since for since, until, _ in gaps):
+        return None
+    return max((until for _, until, handled in gaps if handled == "accept"), default=0)
 
 
 def with_gap(log: Log, source: str, passed: PassedGap) -> bytes:

@@ -487,10 +487,10 @@ def _old_rows(batch: Batch, chosen: Mask, names: Sequence[str]) -> list[pa.Array
     if not set(names) <= fields.keys():
         return None
     given = before.is_valid()
-    return [_chosen(given, fields[name], own) for name, own in zip(names, found, strict=True)]
+    return [old_or_new(given, fields[name], own) for name, own in zip(names, found, strict=True)]
 
 
-def _chosen(given: pa.Array, old: pa.Array, new: pa.Array) -> pa.Array:
+def old_or_new(given: pa.Array, old: pa.Array, new: pa.Array) -> pa.Array:
     """Return the old value where it is given, else the new one."""
     n = len(new)
     at = np.where(np.asarray(given), np.arange(n), np.arange(n) + n)

@@ -43,6 +43,7 @@ from headrace.capture.postgres.parts import Parts, part_of
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, SnapshotStale, pieces
 from headrace.capture.postgres.startup import PATIENCE_S, Declared, Startup
 from headrace.capture.postgres.table import Events, topic_of, truncates
+from headrace.capture.postgres.types import Vectors
 from headrace.errors import SourceError, SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
@@ -153,7 +154,11 @@ class Join:
 
     def captured(self, at: Lsn) -> tuple[Captured, ...]:
         """Return what the log's record is to have of the tables whose rows stand before an LSN."""
-        return tuple(replace(t, seen=self.seen.text, until=self.seen.until, since=at) for t in self._found)
+        vectors = {table.oid: table.vectors for table in self.tables}
+        return tuple(
+            replace(t, seen=self.seen.text, until=self.seen.until, since=at, vectors=vectors[t.oid])
+            for t in self._found
+        )
 
     # --- while the stream goes on ---
 
@@ -418,6 +423,9 @@ class Joins:
         publication = None if declared.own_publication else catalog.publication(connection, declared.publication)
         found = catalog.with_columns(connection, [table for table in existing if table.oid in meant], publication)
         found = catalog.not_dropped(connection, found)
+        vectors, before = declared.vectors(connection), {table.label: table.vectors for table in began.tables}
+        # A topic that has texts of vectors goes on with such.
+        found = [replace(table, vectors=vectors if before.get(table.label, vectors) else ()) for table in found]
         failing = {}
         if not declared.allow_failing_updates:
             failing = catalog.failing_updates(connection, [table.oid for table in found])
@@ -518,7 +526,7 @@ class Joins:
             join.close()  # a commit is streamed before others see it
             return
         for table in join.tables:
-            decoder.join(table.oid, known(table.label, table), join.seen)
+            decoder.join(table.oid, known(table.label, table, table.vectors), join.seen)
         self._join = join
         join.begin()
 
@@ -605,21 +613,21 @@ def _same_topic(prefix: str, kept: Sequence[Table], table: Table) -> str:
     return next((str(other) for other in kept if topic_of(prefix, other.label) == topic), "")
 
 
-def known(label: tuple[str, str], table: Table | None) -> Known:
+def known(label: tuple[str, str], table: Table | None, vectors: Vectors = ()) -> Known:
     """Return what the decoder knows of a table; None of one that was dropped."""
     columns = tuple(column.name for column in table.columns) if table else ()
-    return Known(label, table.key if table else None, columns)
+    return Known(label, table.key if table else None, columns, vectors)
 
 
-def known_from(log: Log, prefix: str, label: tuple[str, str]) -> Known:
+def known_from(log: Log, prefix: str, label: tuple[str, str], vectors: Vectors = ()) -> Known:
     """Return what a log knows of a table that was dropped, by its newest row."""
     topic = topic_of(prefix, label)
     held = log.topics().get(topic)
     entries = log.read_topic(topic, offset=held.end - 1) if held and held.first < held.end else []
     if not entries:
-        return Known(label)
+        return Known(label, vectors=vectors)
     rows = Batch(entries[-1].records)
-    return Known(label, rows.key_columns, tuple(rows.column_names))
+    return Known(label, rows.key_columns, tuple(rows.column_names), vectors)
 
 
 def _refusal(table: Table, failing: Mapping[int, str], taken: str, *, by_root: bool) -> str:

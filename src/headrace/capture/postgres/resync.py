@@ -39,6 +39,7 @@ from headrace.capture.postgres.startup import (
     WaitReporter,
 )
 from headrace.capture.postgres.table import topic_of
+from headrace.capture.postgres.types import Vectors
 from headrace.errors import LogError, SourceRefused
 from headrace.faults import fault
 
@@ -171,6 +172,11 @@ class Resync(Startup):
 
     def _topic(self, table: Table) -> str:
         return table.stream_table(self._declared.name).topic
+
+    def _with_vectors(self, tables: Sequence[Table], vectors: Vectors) -> list[Table]:
+        before = {table.label: table.vectors for table in self._before.tables} if self._before is not None else {}
+        # In another database the same types have other numbers.
+        return [replace(table, vectors=vectors if before.get(table.label, vectors) else ()) for table in tables]
 
     def _choose(self, connection: SqlConnection) -> list[Table]:
         """Return the tables that are meant; one that was renamed goes on under the name that its topic has."""

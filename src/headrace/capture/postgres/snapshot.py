@@ -31,6 +31,7 @@ from headrace.capture.postgres.table import misfit, nans, plain_json
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
+from headrace.plain_values import is_list
 
 PIECE_ROWS = 100_000
 OnProgress = Callable[[str, int, int], None]  # table, rows until now, rows estimated
@@ -435,7 +436,7 @@ class Converter:
 
     def _rows(self, records: pa.RecordBatch, meta: list[pa.Array]) -> pa.RecordBatch:
         columns = zip(records.columns, self._fields, strict=True)
-        cast = [column if column.type == field.type else column.cast(field.type) for column, field in columns]
+        cast = [_as(column, field.type) for column, field in columns]
         schema = self._schema if len(meta) == len(META_FIELDS) else self._described.schema(nan=True)
         return pa.RecordBatch.from_arrays([*cast, *meta], schema=schema)
 
@@ -455,9 +456,16 @@ class Converter:
         return f"column «{name}»: {field.metadata[b'postgres.type'].decode()} «{text}» {misfit(field.type)}"
 
 
+def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return what was selected with the type that the stream's values have."""
+    if column.type == kind:
+        return column
+    return values.vectors(column, kind) if is_list(kind) else column.cast(kind)
+
+
 def _fitting(column: pa.Array, kind: pa.DataType) -> pa.Array:
     try:
-        return column.cast(kind)
+        return _as(column, kind)
     except pa.ArrowInvalid:
         return pa.nulls(len(column), kind)
 

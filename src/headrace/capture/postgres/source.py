@@ -30,6 +30,7 @@ from headrace.capture.base import (
     Waker,
 )
 from headrace.capture.postgres import catalog, checks, drift, slot_binding, startup
+from headrace.capture.postgres.carried_values import CarriedValues
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import (
@@ -44,7 +45,7 @@ from headrace.capture.postgres.decode import (
 )
 from headrace.capture.postgres.drift import Began, Captured
 from headrace.capture.postgres.facts import table_facts
-from headrace.capture.postgres.gaps import OnGap
+from headrace.capture.postgres.gaps import OnGap, whole_since
 from headrace.capture.postgres.heartbeats import HeartbeatOptions, Heartbeats
 from headrace.capture.postgres.incremental import IncrementalSnapshots, Reply
 from headrace.capture.postgres.joins import Joins, known, known_from, taken
@@ -59,6 +60,7 @@ from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
+from headrace.capture.postgres.table import topic_of
 from headrace.capture.postgres.unsent import Reselect
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
@@ -113,7 +115,7 @@ class PostgresSource:
         failover: make the slot so that standbys keep it too, and the capture goes on when one is promoted
             (PostgreSQL 17); a slot that is there becomes one.
         reselects: patterns of ``schema.table:column``, whatever the case: values that are read again where an update
-            did not send them.
+            did not send them. ``carries``: they are carried forward from the log instead.
         on_gap: what to do where the slot has lost rows that the log does not have: ``"fail"``; ``"snapshot"``, read the
             tables anew and append what differs; ``"accept"``, go on without them.
         snapshots: how rows are read that are there already, and who may ask for them.
@@ -145,6 +147,7 @@ class PostgresSource:
         heartbeat: HeartbeatOptions = _NO_HEARTBEAT,
         failover: bool = False,
         reselects: Sequence[str] = (),
+        carries: bool = False,
         on_gap: OnGap = "fail",
         snapshots: SnapshotOptions | None = None,
         parts: Parts | None = None,
@@ -185,6 +188,10 @@ class PostgresSource:
         self._on_gap = on_gap
         self._reselects = tuple(reselects)
         self._reselect: Reselect | None = None
+        self._carries = carries
+        self._carried: CarriedValues | None = None
+        self._since: dict[str, int] = {}
+        self._since_of: Began | None = None
         self._read_rows: dict[str, int] = {}
 
         def noted(table: str, rows: int, estimated: int) -> None:
@@ -380,6 +387,8 @@ class PostgresSource:
             self._reselect = Reselect(
                 server, known.publication, self.name, lambda: self._startup.tables, self._reselects, self._say
             )
+        if self._carries:
+            self._carried = CarriedValues(log, whole_since(log, self.name), self._captured_since)
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self._snapshots.load(log, connection, at=known.acknowledged)
         if resumed and self._declared.snapshots.always:
@@ -433,9 +442,9 @@ class PostgresSource:
         found = {}
         for captured in self._startup.began.tables:
             if captured.left != drift.NARROWED:
-                table = tables.get(captured.oid)
+                table, label, vectors = tables.get(captured.oid), captured.label, captured.vectors
                 found[captured.oid] = (
-                    known(captured.label, table) if table else known_from(log, self.name, captured.label)
+                    known(label, table, vectors) if table else known_from(log, self.name, label, vectors)
                 )
         return found
 
@@ -585,7 +594,7 @@ class PostgresSource:
         except HistoryDiffers as error:
             assert self._record is not None
             raise slot_binding.restored(self._record, error.message, force=True) from error
-        pieces = self._joins.hold(pieces)
+        pieces = self._with_values(self._joins.hold(pieces))
         self._note_received(pieces)
         return self._beat(pieces) or self._idle()
 
@@ -617,6 +626,7 @@ class PostgresSource:
                 self._joins.give_up(self._declared, error)
             self._connection.drop(error.message)
             return self._rewind()
+        pieces = self._with_values(pieces)
         self._note_received(pieces, joins=True)
         return pieces
 
@@ -625,14 +635,31 @@ class PostgresSource:
         joining = self._joins.running is not None or self._joins.handed_out
         if self._connection.stream is None or self._open or joining or self._polled > self._stored:
             return []
-        pieces = self._snapshots.next(Lsn(max(self._received, self._stored)), self._joins.after)
+        pieces = self._with_values(self._snapshots.next(Lsn(max(self._received, self._stored)), self._joins.after))
         self._wanted = max(self._wanted, self._snapshots.until)
         self._note_received(pieces)
         return pieces
 
+    def _with_values(self, pieces: list[Piece[Lsn]]) -> list[Piece[Lsn]]:
+        """Return what is handed out next with the values that are carried forward."""
+        return pieces if self._carried is None else self._carried.fill(pieces)
+
+    def _captured_since(self) -> dict[str, int]:
+        """Return by topic the LSN before which its rows are not those of the table that it has now."""
+        began = self._startup.began
+        assert began is not None
+        if self._since_of is not began:
+            # The rows that a table had when it joined stand right before the LSN at which it did.
+            joined = {table.label: table.since - 1 for table in began.active if table.since}
+            self._since = {topic_of(self.name, label): lsn for label, lsn in joined.items()}
+            self._since_of = began
+        return self._since
+
     def _rewind(self) -> list[Piece[Lsn]]:
         self._joins.undo(self._decoder)
         self._snapshots.undo()
+        if self._carried is not None:
+            self._carried.rewound(self._stored)
         self._connection.lost = False
         self._decoder.reset()
         self._open = False
@@ -731,6 +758,8 @@ class PostgresSource:
         self._began_stored = self._began_storing
         self._joins.stored(self._startup)
         self._snapshots.stored()
+        if self._carried is not None:
+            self._carried.stored(self._stored)
         if self._joins.unsettled and not self._joins.pending:
             self._look_now.set()
         self._settle()

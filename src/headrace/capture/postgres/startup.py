@@ -35,6 +35,7 @@ from headrace.capture.postgres.snapshot import (
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.snapshot_progress import KIND as PROGRESS
 from headrace.capture.postgres.snapshot_progress import Progress, Wanted
+from headrace.capture.postgres.types import Vectors
 from headrace.errors import SourceError, SourceRefused
 from headrace.event_log import event
 from headrace.faults import fault
@@ -92,6 +93,10 @@ class Declared:
         """Return whether rows of partitioned tables are those of their partitions, as Debezium has it by default."""
         properties = self.debezium
         return properties is not None and properties.get("publish.via.partition.root", "false").lower() != "true"
+
+    def vectors(self, connection: SqlConnection) -> Vectors:
+        """Return the types whose values are lists; where Debezium's events are written, which are of texts, none."""
+        return catalog.vectors(connection) if self.debezium is None else ()
 
     @property
     def wants_all_tables(self) -> bool:
@@ -193,6 +198,7 @@ class Startup:
             logged = [table for table in chosen if table.persistence == "p"]
             found = catalog.not_dropped(connection, catalog.with_columns(connection, logged, publication))
             self.tables = self._in_order(found)
+            self.tables = self._with_vectors(self.tables, declared.vectors(connection))
             others = [table for table in chosen if table.persistence == "u"] if declared.with_snapshot else []
             unlogged = catalog.with_columns(connection, others, publication)
             self.unlogged = catalog.not_dropped(connection, unlogged)
@@ -236,6 +242,11 @@ class Startup:
             if left and self.began is not None:
                 self.began = self.began.without(left)
                 self.tables = [table for table in self.tables if table.oid not in left]
+
+    def _with_vectors(self, tables: Sequence[Table], vectors: Vectors) -> list[Table]:
+        """Return tables with the types whose values are lists: as the log says of those that it has, else as of now."""
+        told = {table.oid: table.vectors for table in self.began.tables} if self.began is not None else {}
+        return [replace(table, vectors=told.get(table.oid, vectors)) for table in tables]
 
     def _record(self, log: Log) -> SourceRecord | None:
         """Return the record from which the capture goes on; None where it begins."""
@@ -385,7 +396,8 @@ class Startup:
             if known is None:
                 self.doing = f"making publication «{declared.publication}»"
                 now = self._ensure_publication(connection)
-                self.began = now.began(((table.oid, *table.label) for table in self.tables), declared.parts)
+                began_now = now.began(((table.oid, *table.label) for table in self.tables), declared.parts)
+                self.began = began_now.with_vectors(self.tables)
                 if declared.debezium is not None:
                     self.began = now.snapshot_only(self.began)
                 known = self._begin(connection, log, cancelled)

@@ -106,7 +106,8 @@ class Table:
     """The topic and the Arrow schema of a table's batches, derived from a Relation message once.
 
     ``label`` is the schema and name that the topic has: the table's when its capture began, whatever it is called now.
-    ``facts`` is what the catalog says of it besides (`headrace.capture.postgres.facts`), where that is wanted.
+    ``facts`` is what the catalog says of it besides (`headrace.capture.postgres.facts`), where that is wanted;
+    ``vectors`` are the types whose values are lists, but for keys.
     """
 
     relation: Relation
@@ -114,6 +115,7 @@ class Table:
     key: tuple[str, ...]
     label: tuple[str, str]
     facts: str = ""
+    vectors: types.Vectors = ()
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
     templates: Templates = field(init=False, default_factory=dict)
@@ -122,7 +124,9 @@ class Table:
     def __post_init__(self) -> None:
         relation = self.relation
         self.topic = topic_of(self.prefix, self.label)
-        self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod) for c in relation.columns]
+        told = set(self.key) | {column.name for column in relation.columns if column.key and relation.identity == "i"}
+        vectors = {column.name: () if column.name in told else self.vectors for column in relation.columns}
+        self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod, vectors[c.name]) for c in relation.columns]
 
     def schema(
         self,
@@ -160,6 +164,7 @@ def table(
     key: Sequence[str] | None,
     label: tuple[str, str] | None = None,
     facts: str = "",
+    vectors: types.Vectors = (),
 ) -> Table:
     """Prepare a relation; its key is the one given, else the columns of its replica identity.
 
@@ -173,7 +178,7 @@ def table(
         relation = replace(relation, columns=columns)
     if key is None:
         key = [column.name for column in relation.columns if column.key]
-    return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table), facts)
+    return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table), facts, vectors)
 
 
 def truncates(frame: Frame | None, table: Table, events: Events) -> Batch:

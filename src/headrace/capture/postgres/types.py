@@ -12,8 +12,11 @@ timestamp; timestamp with time zone            timestamp[us]; timestamp[us, UTC]
 bytea                                          binary
 text, varchar, char(n), name, "char"           string (char(n) keeps its padding)
 uuid; json, jsonb                              string
+vector(n), halfvec(n) (pgvector); without n     fixed-size list of n float32; list of float32
 everything else                                string: its text form
 =============================================  ========================================================
+
+Vectors are texts in a key, in logs that were made before they were lists, and where Debezium's events are written.
 
 Every field is nullable and carries the type as ``format_type()`` spells it in its metadata ``postgres.type``.
 The OIDs are those of https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat.
@@ -59,15 +62,25 @@ _BY_OID = {known.oid: known.regtype for known in _BUILTIN if known.regtype not i
 _ELEMENTS = {known.array_oid: known.oid for known in _BUILTIN if known.oid in _BY_OID}
 
 
+Vectors = tuple[tuple[int, str], ...]
+"""Types of pgvector's whose values are lists: OID and name."""
+
+
 @lru_cache(maxsize=65_536)
-def arrow_field(name: str, type_oid: int, typmod: int) -> pa.Field:
+def arrow_field(name: str, type_oid: int, typmod: int, vectors: Vectors = ()) -> pa.Field:
     """Return the Arrow field of one column, from ``pg_attribute``'s ``atttypid`` and ``atttypmod``.
 
     >>> arrow_field("price", 1700, 655366).type, arrow_field("price", 1700, 655366).metadata
     (Decimal128Type(decimal128(10, 2)), {b'postgres.type': b'numeric(10,2)'})
     >>> arrow_field("tags", 1009, -1).type, arrow_field("tags", 1009, -1).metadata
     (DataType(string), {b'postgres.type': b'text[]'})
+    >>> arrow_field("embedding", 16390, 3, ((16390, "vector"),)).type
+    FixedSizeListType(fixed_size_list<item: float>[3])
     """
+    for oid, vector in vectors:
+        if oid == type_oid:
+            size, named = (typmod, f"{vector}({typmod})") if typmod > 0 else (-1, vector)
+            return pa.field(name, pa.list_(pa.float32(), size), metadata={b"postgres.type": named.encode()})
     metadata = {b"postgres.type": type_name(type_oid, typmod).encode()}
     return pa.field(name, arrow_type(type_oid, typmod), nullable=True, metadata=metadata)
 

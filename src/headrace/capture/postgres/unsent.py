@@ -161,6 +161,18 @@ def key_texts(columns: Sequence[pa.Array]) -> list[Texts]:
     return list(zip(*texts, strict=True))
 
 
+def with_values(column: pa.Array, rows: npt.NDArray[np.bool_], values: pa.Array) -> pa.Array:
+    """Return a column with other values for some of its rows, in their order; of any type, lists too.
+
+    >>> lists = pa.array([None, [1.0]], pa.list_(pa.float32(), 1))
+    >>> with_values(lists, np.array([True, False]), lists.slice(1)).to_pylist()
+    [[1.0], [1.0]]
+    """
+    at = np.arange(len(column))
+    at[rows] = len(column) + np.arange(len(values))
+    return pa.concat_arrays([column, values]).take(pa.array(at))
+
+
 def filled(batch: Batch, rows: npt.NDArray[np.int64], keys: Sequence[Texts], found: pa.Table) -> Batch:
     """Return a batch with the values that were found for some of its rows.
 
@@ -191,7 +203,7 @@ def filled(batch: Batch, rows: npt.NDArray[np.int64], keys: Sequence[Texts], fou
         mask = np.zeros(batch.num_rows, bool)
         mask[rows[has]] = True
         values = found.column(there).take(pa.array(place[has])).combine_chunks()
-        column = pc.replace_with_mask(records.column(index), pa.array(mask), values)
+        column = with_values(records.column(index), mask, values)
         records = records.set_column(index, records.schema.field(index), column)
         for some in (names[i] for i in np.flatnonzero(has)):
             some.discard(name)

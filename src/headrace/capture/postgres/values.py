@@ -22,7 +22,7 @@ from headrace.arrays import Bytes, Ints, Mask
 from headrace.capture.postgres import types
 from headrace.capture.postgres.cells import Cells
 from headrace.capture.postgres.messages import UNIX_2000_US, Longs
-from headrace.plain_values import days_of
+from headrace.plain_values import days_of, is_list
 
 UNIX_2000_DAYS = 10_957
 _INT64_MAX = np.iinfo(np.int64).max
@@ -458,12 +458,45 @@ def text(cells: Cells, valid: Mask | None, type_oid: int, arrow_type: pa.DataTyp
     texts = of_spans(cells.buffer, cells.start, cells.lengths, pa.string(), valid)
     if pa.types.is_string(arrow_type):
         return texts, None
+    if is_list(arrow_type):
+        return vectors(texts, arrow_type), None
     try:
         return texts.cast(arrow_type), None
     except pa.ArrowInvalid:
         if pa.types.is_temporal(arrow_type):
             return _unusual_times(cells, texts, arrow_type)
         return _cast_what_can_be(texts, arrow_type)
+
+
+def vectors(texts: pa.StringArray, arrow_type: pa.DataType) -> pa.Array:
+    """Return pgvector's text of vectors as lists of numbers.
+
+    Raises:
+        Malformed: one is none, or has not as many numbers as its type.
+
+    >>> vectors(pa.array(["[1,-0.5]", None]), pa.list_(pa.float32(), 2)).to_pylist()
+    [[1.0, -0.5], None]
+    """
+    lists = pc.split_pattern(pc.utf8_slice_codeunits(texts, 1, -1), ",")
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
+    try:
+        numbers = np.asarray(lists.flatten().cast(pa.float32()))
+    except pa.ArrowInvalid as error:
+        raise Malformed(0, f"a vector that is none: {error}") from error
+    valid = np.asarray(texts.is_valid())
+    size = arrow_type.list_size if pa.types.is_fixed_size_list(arrow_type) else None
+    if size is None:
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        mask = None if valid.all() else pa.array(~valid)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(numbers), type=arrow_type, mask=mask)
+    wrong = valid & (lengths != size)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise Malformed(row, f"a vector of {lengths[row]} numbers where its type has {size}")
+    padded = np.zeros((len(texts), size), np.float32)
+    padded[valid] = numbers.reshape(-1, size)
+    mask = None if valid.all() else pa.array(~valid)
+    return pa.FixedSizeListArray.from_arrays(pa.array(padded.ravel()), type=arrow_type, mask=mask)
 
 
 def _bool_text(cells: Cells, valid: Mask | None) -> Decoded:

@@ -61,6 +61,7 @@ def databases(
             heartbeat=HeartbeatOptions(declared.heartbeat_ms, declared.heartbeat_topic, declared.heartbeat_query),
             failover=declared.failover,
             reselects=declared.reselects,
+            carries=declared.carries,
             on_gap=on_gap or declared.on_gap,
             snapshots=declared.snapshots,
             parts={table: Part(columns, where) for table, columns, where in declared.parts},
