@@ -22,6 +22,7 @@ from headrace.capture.postgres.messages import Relation
 from headrace.capture.postgres.table import Table as StreamTable
 from headrace.capture.postgres.table import table as stream_table
 from headrace.capture.postgres.types import Vectors, binary_decodable
+from headrace.plain_values import is_list
 
 _ATTEMPTS = 20
 SqlConnection = psycopg.Connection[tuple[Any, ...]]
@@ -131,7 +132,9 @@ class Table:
     @property
     def binary(self) -> bool:
         """Return whether all of its columns are understood in their binary form."""
-        return all(binary_decodable(column.type_oid) for column in self.columns)
+        fields = self.stream_table("").fields
+        columns = zip(self.columns, fields, strict=True)
+        return all(binary_decodable(column.type_oid) or is_list(field.type) for column, field in columns)
 
 
 @dataclass(frozen=True, slots=True)

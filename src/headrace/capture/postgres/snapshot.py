@@ -261,7 +261,11 @@ def select(table: Table, *, partitions: bool = False, query: str = "") -> str:
         partitions: those of its partitions, and of tables that inherit from it, too.
         query: read in the table's place; it has the table's columns.
     """
-    columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
+    fields = table.stream_table("").fields
+    columns = [
+        f"{_sent(column) if is_list(field.type) else _expression(column)} AS {quote(column.name)}"
+        for column, field in zip(table.columns, fields, strict=True)
+    ]
     refused = {column.name: test for column in table.columns if (test := _refusal(column))}
     if refused:
         outputs = {column.name: output(column) for column in table.columns}
@@ -278,6 +282,11 @@ def _expression(column: Column) -> str:
     if column.type_oid == types.OID:
         return f"{quote(column.name)}::int8"
     return quote(column.name) if column.type_oid in _NATIVE else output(column)
+
+
+def _sent(column: Column) -> str:
+    """Return SQL for the binary form of a vector, by pgvector's own function."""
+    return f"{column.output.removesuffix('_out')}_send({quote(column.name)})"
 
 
 def output(column: Column) -> str:
@@ -441,6 +450,8 @@ class Converter:
         return pa.RecordBatch.from_arrays([*cast, *meta], schema=schema)
 
     def _letters(self, records: pa.RecordBatch, dead: pa.Array, meta: list[pa.Array]) -> Batch:
+        columns = [_as(c, f.type) if is_list(f.type) else c for c, f in zip(records.columns, self._fields, strict=True)]
+        records = pa.RecordBatch.from_arrays(columns, names=records.schema.names)
         reasons, rows = [], []
         for row, texts in enumerate(dead.to_pylist()):
             refused = {name: text for name, text in json.loads(texts).items() if text is not None}
@@ -460,7 +471,12 @@ def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Return what was selected with the type that the stream's values have."""
     if column.type == kind:
         return column
-    return values.vectors(column, kind) if is_list(kind) else column.cast(kind)
+    if not is_list(kind):
+        return column.cast(kind)
+    _, offsets, data = column.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    held = None if not column.null_count else np.asarray(column.is_valid())
+    return values.vectors_sent(np.frombuffer(data or b"", np.uint8), bounds[:-1], np.diff(bounds), held, kind)
 
 
 def _fitting(column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -21,7 +21,7 @@ from headrace.capture.postgres import types, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
 from headrace.capture.postgres.messages import Column, Frame, Longs, Relation, gather
 from headrace.errors import DecodeError
-from headrace.plain_values import date_text, instant_text, texts
+from headrace.plain_values import date_text, instant_text, is_list, texts
 from headrace.plain_values import value as plain_value
 
 _OPS = np.zeros(256, np.uint8)
@@ -343,7 +343,7 @@ def _column(cells: Cells, type_oid: int, arrow: pa.Field) -> values.Decoded:
         return pa.nulls(cells.n, arrow.type), None
     if binary is False:
         return values.text(cells, _mask(textual), type_oid, arrow.type)
-    if not types.binary_decodable(type_oid):
+    if not (types.binary_decodable(type_oid) or is_list(arrow.type)):
         kind = arrow.metadata[b"postgres.type"].decode()
         raise NeedsTextMode(f"column «{arrow.name}» has type {kind}, whose binary form is not decoded")
     if textual is False:

@@ -46,6 +46,8 @@ def binary(cells: Cells, valid: Mask | None, type_oid: int, arrow_type: pa.DataT
     >>> binary(cells, None, 21, pa.int16())[0].to_pylist()
     [7, 9]
     """
+    if is_list(arrow_type):
+        return vectors_sent(cells.buffer, cells.start, cells.lengths, valid, arrow_type), None
     return _DECODERS[type_oid](cells, valid, arrow_type)
 
 
@@ -483,20 +485,56 @@ def vectors(texts: pa.StringArray, arrow_type: pa.DataType) -> pa.Array:
         numbers = np.asarray(lists.flatten().cast(pa.float32()))
     except pa.ArrowInvalid as error:
         raise Malformed(0, f"a vector that is none: {error}") from error
-    valid = np.asarray(texts.is_valid())
-    size = arrow_type.list_size if pa.types.is_fixed_size_list(arrow_type) else None
-    if size is None:
+    return _vectors(numbers, lengths, np.asarray(texts.is_valid()), arrow_type)
+
+
+def vectors_sent(buffer: Bytes, start: Ints, length: Ints, valid: Mask | None, arrow_type: pa.DataType) -> pa.Array:
+    """Return vectors in pgvector's binary form: how many numbers, two bytes of nothing, the numbers of 4 or 2 bytes.
+
+    Raises:
+        Malformed: one is none, or has not as many numbers as its type.
+
+    >>> sent = np.frombuffer(bytes.fromhex("000200003f800000bf000000"), np.uint8)
+    >>> vectors_sent(sent, np.array([0]), np.array([12]), None, pa.list_(pa.float32(), 2)).to_pylist()
+    [[1.0, -0.5]]
+    """
+    held = np.ones(start.size, bool) if valid is None else valid
+    if not held.any():
+        return pa.nulls(start.size, arrow_type)
+    _refuse(held & (length < 6), length)
+    first = np.where(held, start, start[held.argmax()])
+    counts = np.where(held, (buffer[first].astype(np.int64) << 8) | buffer[first + 1], 0)
+    size = np.where(held, length - 4, 0)
+    width = 2 if (size == 2 * counts).all() else 4
+    _refuse(held & ((size != width * counts) | (counts == 0)), length)
+    packed = of_spans(buffer, np.where(held, start + 4, start), size, pa.binary(), valid)
+    offsets = np.frombuffer(packed.buffers()[1], np.int32)[packed.offset : packed.offset + len(packed) + 1]
+    data = np.frombuffer(packed.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    return _vectors(data.view(f">f{width}").astype(np.float32), counts, held, arrow_type)
+
+
+def _refuse(wrong: Mask, length: Ints) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise Malformed(row, f"a value of {length[row]} bytes that is no vector")
+
+
+def _vectors(numbers: npt.NDArray[np.float32], lengths: Ints, held: Mask, arrow_type: pa.DataType) -> pa.Array:
+    """Return lists of as many numbers each, none in those that are not held, which are null."""
+    mask = None if held.all() else pa.array(~held)
+    if not pa.types.is_fixed_size_list(arrow_type):
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        mask = None if valid.all() else pa.array(~valid)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(numbers), type=arrow_type, mask=mask)
-    wrong = valid & (lengths != size)
+    size = arrow_type.list_size
+    wrong = held & (lengths != size)
     if wrong.any():
         row = int(wrong.argmax())
         raise Malformed(row, f"a vector of {lengths[row]} numbers where its type has {size}")
-    padded = np.zeros((len(texts), size), np.float32)
-    padded[valid] = numbers.reshape(-1, size)
-    mask = None if valid.all() else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(pa.array(padded.ravel()), type=arrow_type, mask=mask)
+    if mask is not None:
+        padded = np.zeros((held.size, size), np.float32)
+        padded[held] = numbers.reshape(-1, size)
+        numbers = padded.ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers), type=arrow_type, mask=mask)
 
 
 def _bool_text(cells: Cells, valid: Mask | None) -> Decoded:
