@@ -13,6 +13,7 @@ import pytest
 from headrace import plain_values
 from headrace.batch import Batch
 from headrace.capture.base import Waker
+from headrace.capture.postgres import row_reader
 from headrace.capture.postgres import snapshot as snapshots
 from headrace.capture.postgres.snapshot import Converter, SnapshotStale, literal, select
 from headrace.errors import SourceRefused, SourceUnavailable
@@ -181,7 +182,7 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Capt
 def test_pieces_of_exactly_so_many_rows(
     database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "_BATCH_BYTES", 10_000)
+    monkeypatch.setattr(row_reader, "_BATCH_BYTES", 10_000)
     database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 230000) g")
     seen = []
     engine = capture(on_progress=lambda table, rows, _: seen.append((table, rows)))

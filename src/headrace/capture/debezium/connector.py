@@ -22,7 +22,7 @@ _RETRIES = harmless("A server that is lost is tried again for ever, with growing
 _JAVA = refused("Code in Java cannot be loaded. Leave it out.")
 _LINEAGE = harmless("OpenLineage events are not sent; the log itself knows where each row came from.")
 _FORMAT = "Rows keep PostgreSQL's types in the log."
-_SIGNALS = "Signals come by signal.data.collection only."
+_CALLED = refused("Nobody calls into this process. «headrace snapshot TABLE» asks for rows while the capture runs.")
 _TEXT_FORM = "The log has these values in PostgreSQL's text form."
 _CREDENTIALS = "Given to libpq, which connects."
 
@@ -716,26 +716,56 @@ SIGNALS = (
     ),
     Property(
         "signal.enabled.channels",
-        Kind.LIST,
+        Kind.WORDS,
         "source",
-        not_yet(_SIGNALS),
-        {"source": harmless("Signals come by signal.data.collection, which is said for itself.")},
+        done("Signals come by these: the table (source), a file, a topic (kafka); each is obeyed once."),
+        {"jmx": _CALLED, "in-process": _CALLED},
+        allowed=("source", "file", "kafka", "jmx", "in-process"),
     ),
-    Property("signal.poll.interval.ms", Kind.MILLISECONDS, "5000", harmless(_SIGNALS), minimum=1),
     Property(
-        "signal.file", Kind.TEXT, "file-signals.txt", harmless("It is read where signal.enabled.channels says file.")
+        "signal.poll.interval.ms",
+        Kind.MILLISECONDS,
+        "5000",
+        done("File and topic are looked at so often; the table's rows come with the stream."),
+        minimum=1,
     ),
-    *(
-        Property(f"signal.kafka.{name}", kind, default, harmless("It has a meaning where channels say kafka."))
-        for name, kind, default in (
-            ("topic", Kind.TEXT, None),
-            ("bootstrap.servers", Kind.TEXT, None),
-            ("poll.timeout.ms", Kind.MILLISECONDS, "0"),
-            ("groupId", Kind.TEXT, "kafka-signal"),
-        )
+    Property(
+        "signal.file",
+        Kind.TEXT,
+        "file-signals.txt",
+        done("Read where channels say file: a line of JSON a signal. Lines are deleted when they are obeyed."),
     ),
-    Property("signal.consumer.<property>", Kind.TEXT, None, harmless("It has a meaning where channels say kafka.")),
-    Property("signal.<property>", Kind.TEXT, None, not_yet(_SIGNALS)),
+    Property(
+        "signal.kafka.topic",
+        Kind.TEXT,
+        None,
+        done(
+            "Read where channels say kafka: partition 0, messages whose key is topic.prefix. Left out, it is "
+            "<topic.prefix>-signal."
+        ),
+    ),
+    Property("signal.kafka.bootstrap.servers", Kind.TEXT, None, done("The cluster that has this topic.")),
+    Property(
+        "signal.kafka.poll.timeout.ms", Kind.MILLISECONDS, "0", harmless("A thread of its own waits for messages.")
+    ),
+    Property(
+        "signal.kafka.groupId",
+        Kind.TEXT,
+        "kafka-signal",
+        done(
+            "A log that has not read the topic begins behind this group's offset. How far it is, the log itself knows."
+        ),
+    ),
+    Property(
+        "signal.consumer.<property>",
+        Kind.TEXT,
+        None,
+        done(
+            "Given to the topic's consumer, which is librdkafka: its names, and those of Java's that mean the same; of "
+            "sasl.jaas.config username and password."
+        ),
+    ),
+    Property("signal.<property>", Kind.TEXT, None, not_yet("It is for a channel that is not known here.")),
     Property("notification.enabled.channels", Kind.LIST, None, not_yet("Progress is in «headrace capture status».")),
     Property(
         "notification.sink.topic.name",

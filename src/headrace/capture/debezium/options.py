@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,8 +23,9 @@ from headrace.capture.postgres.checks import Heartbeat
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Examination
 from headrace.capture.postgres.heartbeats import HeartbeatOptions
+from headrace.capture.postgres.signal_channels import consumer_properties
 from headrace.capture.postgres.slot_binding import derived_name
-from headrace.capture.postgres.snapshot_options import SnapshotOptions
+from headrace.capture.postgres.snapshot_options import ChannelOptions, SnapshotOptions
 from headrace.errors import DeclarationError
 
 _LIBPQ = {
@@ -157,11 +158,14 @@ def snapshots_of(configuration: Configuration) -> SnapshotOptions:
     True
     """
     signals, mode = configuration.get("signal.data.collection"), mode_of(configuration)
+    channels = [word.lower() for word in listed(configuration.get("signal.enabled.channels", "source"))]
     included = configuration.get("snapshot.include.collection.list")
     order = configuration.get("snapshot.tables.order.by.row.count", "disabled").lower()
     return SnapshotOptions(
         chunk_rows=int(configuration.get("incremental.snapshot.chunk.size", "1024")),
         signals=signals,
+        obeys_table="source" in channels,
+        channels=_channels(configuration, channels),
         windows=bool(signals) and configuration.get("read.only", "false").lower() != "true",
         included=tuple(expressions(included)) if included else None,
         selects=tuple(_selects(configuration)),
@@ -171,6 +175,36 @@ def snapshots_of(configuration: Configuration) -> SnapshotOptions:
         delay_s=int(configuration.get("snapshot.delay.ms", "0")) / 1000,
         order="" if order == "disabled" else order,
     )
+
+
+def _channels(configuration: Configuration, named: Sequence[str]) -> ChannelOptions:
+    """Return where signals come from besides their table.
+
+    Raises:
+        DeclarationError: the topic's cluster is not named, or its consumer is configured as only Java's can be.
+
+    >>> given = {"signal.enabled.channels": "file", "topic.prefix": "shop"}
+    >>> _channels(Configuration(given, "here"), ["file"]).file
+    'file-signals.txt'
+    """
+    prefix, begin = configuration.get("topic.prefix"), "signal.consumer."
+    consumer = [(k.removeprefix(begin), v) for k, v in configuration.properties.items() if k.startswith(begin)]
+    bootstrap = configuration.get("signal.kafka.bootstrap.servers") or dict(consumer).get("bootstrap.servers", "")
+    options = ChannelOptions(
+        file=configuration.get("signal.file", "file-signals.txt") if "file" in named else "",
+        topic=configuration.get("signal.kafka.topic") or f"{prefix}-signal" if "kafka" in named else "",
+        bootstrap=bootstrap,
+        group=configuration.get("signal.kafka.groupId", "kafka-signal"),
+        consumer=tuple(sorted(consumer)),
+        poll_s=int(configuration.get("signal.poll.interval.ms", "5000")) / 1000,
+    )
+    if options.topic and not options.bootstrap:
+        raise DeclarationError(
+            "signal.enabled.channels says kafka, and signal.kafka.bootstrap.servers is not there",
+            advice="Say where the cluster is that has the topic of signals.",
+        )
+    consumer_properties(options)
+    return options
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,10 @@ class Property:
         said = value.strip().lower()
         if said in self.values:
             return self.values[said]
+        if self.kind is Kind.WORDS:
+            worse = [self.values[word] for word in listed(said) if word in self.values]
+            if found := next((meaning for meaning in worse if not meaning.state.runs), None):
+                return found
         is_default = self.default is not None and said == self.default.lower()
         return DEFAULT if is_default and not self.meaning.state.runs else self.meaning
 

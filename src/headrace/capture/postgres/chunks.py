@@ -3,7 +3,7 @@
     (last key, end] of the key ──▶ REPEATABLE READ, pg_current_snapshot() ──▶ rows, and what the snapshot saw
 
 The bounds are kept as the text of their values. The server compares them: its order of a key is the only one that there
-is. Two connections are kept open: one says what there is and where a chunk ends, the other reads it by COPY (ADBC).
+is. Two connections are kept open: one says what there is and where a chunk ends, the other reads it by COPY.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import adbc_driver_manager
 import psycopg
 import pyarrow as pa
 
@@ -23,10 +22,10 @@ from headrace.capture.postgres import catalog
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.chunk_key import Key, Unreadable
 from headrace.capture.postgres.decode import Seen
-from headrace.capture.postgres.snapshot import Connections, SnapshotStale, translate
+from headrace.capture.postgres.snapshot import Connections, SnapshotStale
 from headrace.capture.postgres.snapshot_options import CHUNK_ROWS
 from headrace.capture.postgres.snapshot_progress import Ended, Progress, Wanted
-from headrace.errors import SourceError, SourceUnavailable
+from headrace.errors import SourceError
 from headrace.faults import fault
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ class ChunkReader:
     ) -> None:
         self._declared, self._chunk_rows, self._window, self._end = declared, chunk_rows, window, end
         self._connections = Connections(declared.server)
-        self._reading: Any = None
 
     def read(self, progress: Progress, tables: Sequence[Table]) -> Chunk:
         """Return the next chunk of the first table that has one; tables that have none are done.
@@ -92,13 +90,6 @@ class ChunkReader:
         """
         try:
             return self._read(progress, {table.oid: table for table in tables})
-        except adbc_driver_manager.Error as error:
-            self.close()
-            raise translate(self._declared.server, error) from error
-        except pa.ArrowException as error:
-            self.close()
-            text = " ".join(str(error).split())
-            raise SourceUnavailable(f"a chunk from {self._declared.server} broke off: {text}") from error
         except (psycopg.Error, SourceError):
             self.close()
             with self._declared.server.translated("a chunk of a snapshot"):
@@ -182,17 +173,14 @@ class ChunkReader:
 
     def _copied(self, query: str) -> tuple[pa.RecordBatch, ...]:
         """Return rows by COPY, in the snapshot that the other connection has."""
-        with contextlib.closing(self._connections.reader().cursor()) as cursor:
-            self._reading = cursor
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            try:
-                cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._exported}'")
-                cursor.execute(query)
-                batches = tuple(cursor.fetch_record_batch())
-            finally:
-                self._reading = None
-                cursor.execute("ROLLBACK")
-        return batches
+        reader = self._connections.reader()
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
+            reader.execute(f"SET TRANSACTION SNAPSHOT '{self._exported}'")
+            return tuple(reader.read(query))
+        finally:
+            with contextlib.suppress(SourceError):
+                reader.execute("ROLLBACK")
 
     def _open_window(self, sql: SqlConnection) -> str:
         """Insert the row that begins a window; return what its end has to say: nothing where none is wanted."""
@@ -220,10 +208,7 @@ class ChunkReader:
 
     def cancel(self) -> None:
         """End what is being read, with an error. From any thread."""
-        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error, AttributeError):
-            self._connections.cancel()
-            if self._reading is not None:
-                self._reading.adbc_cancel()
+        self._connections.cancel()
 
     def close(self) -> None:
         """Close the connections; they are opened again when they are needed."""

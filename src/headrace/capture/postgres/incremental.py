@@ -34,7 +34,8 @@ from headrace.capture.comparison import coded
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.chunks import Chunk, ChunkReader
 from headrace.capture.postgres.decode import Seen, Transactions
-from headrace.capture.postgres.signals import matching, obeyed, signals_of
+from headrace.capture.postgres.signal_channels import SignalChannels
+from headrace.capture.postgres.signals import Signal, matching, obeyed, signals_of
 from headrace.capture.postgres.snapshot import Converter, SnapshotStale
 from headrace.capture.postgres.snapshot_options import MARKER, SnapshotOptions
 from headrace.capture.postgres.snapshot_progress import KIND, Progress, Wanted
@@ -127,6 +128,7 @@ class IncrementalSnapshots:
         self.at = 0
         self._declared, self._options, self._tables, self._wake = declared, options, tables, wake
         self._reader = ChunkReader(declared, options.chunk_rows, self._window, end)
+        self._channels = SignalChannels(options.channels, declared.name, wake)
         self._unseen = _Unseen()
         self._noting: frozenset[str] = frozenset()
         self._noted: list[_Noted] = []
@@ -152,6 +154,10 @@ class IncrementalSnapshots:
         numbers = [number for (number,) in connection.execute(_AT_WORK).fetchall()]
         self._unseen.add(np.array(numbers, np.int64))
 
+    def listen(self) -> None:
+        """Look for signals that come by channels, from now on."""
+        self._channels.start(self._stored.channels)
+
     def again(self) -> None:
         """Want all rows of all tables, from their beginning."""
         if self.progress.begins:
@@ -163,7 +169,7 @@ class IncrementalSnapshots:
     @property
     def pending(self) -> bool:
         """Return whether rows will come that were asked for. From any thread."""
-        return self.progress.due or self._chunk is not None or bool(self._asked)
+        return self.progress.due or self._chunk is not None or bool(self._asked) or self._channels.arrived
 
     @property
     def doing(self) -> str:
@@ -232,10 +238,10 @@ class IncrementalSnapshots:
                     if (topic.removesuffix(".dlq") if refused else topic) in self._noting:
                         numbers = found.number[found.lsn.searchsorted(batch.lsn)]
                         self._noted.append(_Noted(topic.removesuffix(".dlq"), numbers, batch, refused))
-        if self._options.signals:
-            self._obey(batches)
+        if self._options.signals and self._options.obeys_table:
+            self._obey_rows(batches)
 
-    def _obey(self, batches: _Batches) -> None:
+    def _obey_rows(self, batches: _Batches) -> None:
         table = self._signal_table()
         topic = self._topic(table) if table is not None else ""
         for name, batch in batches:
@@ -244,12 +250,22 @@ class IncrementalSnapshots:
                 continue
             rows = batch.rows.filter(pa.array(inserted))
             for signal, lsn in zip(signals_of(rows), batch.lsn[inserted].tolist(), strict=False):
-                before, tables = self.progress, self._tables()
-                if not self.pending:
-                    self.asked_at = lsn
-                self.progress = obeyed(before, signal, tables, self._declared.name)
-                if self.progress is not before:
-                    self._say("incremental snapshot of {} begins", self.progress.queue[len(before.queue) :] or ())
+                self._obey(signal, lsn)
+
+    def _obey_channels(self, at: Lsn) -> None:
+        for arrived in self._channels.take():
+            for signal in arrived.signals:
+                self._obey(signal, int(at))
+            channels = {**self.progress.channels, arrived.channel: arrived.mark}
+            self.progress = replace(self.progress, channels=channels)
+
+    def _obey(self, signal: Signal, at: int) -> None:
+        before, pending = self.progress, self.progress.due or self._chunk is not None or bool(self._asked)
+        if not pending:
+            self.asked_at = at
+        self.progress = obeyed(before, signal, self._tables(), self._declared.name)
+        if more := self.progress.queue[len(before.queue) :]:
+            self._say("incremental snapshot of {} begins", more)
 
     def _signal_table(self) -> Table | None:
         return next((table for table in self._tables() if str(table) == self._options.signals), None)
@@ -276,6 +292,8 @@ class IncrementalSnapshots:
         """Return whether `next` may have something."""
         if self.progress is not self._stored or self._chunk is not None or self._result is not None:
             return True
+        if self._channels.arrived:
+            return True
         return self.progress.due and self._thread is None
 
     def next(self, at: Lsn, after: int) -> list[Piece[Lsn]]:
@@ -286,6 +304,7 @@ class IncrementalSnapshots:
             after: an LSN at which the log has rows that no transaction of the stream has.
         """
         self._take_result()
+        self._obey_channels(at)
         if self._chunk is not None:
             chunk = self._chunk
             again = chunk.seen.until <= after or not chunk.seen.saw(self._before).all()
@@ -447,6 +466,7 @@ class IncrementalSnapshots:
             return
         fault("chunk.stored")
         self._stored = self._storing
+        self._channels.stored(self._stored.channels)
         asked, self._asked = self._asked, []
         for wanted, reply in asked:
             reply({"tables": [entry.table for entry in wanted], "request": wanted[0].request})
@@ -454,6 +474,7 @@ class IncrementalSnapshots:
     def undo(self) -> None:
         """Forget what was handed out and not stored: it comes again."""
         self._forget()
+        self._channels.undo()
         self._void = self._thread is not None
         self.progress = self._stored
         for wanted, _ in self._asked:
@@ -461,6 +482,7 @@ class IncrementalSnapshots:
 
     def stop(self) -> None:
         """End what is being read."""
+        self._channels.close()
         thread = self._thread
         if thread is not None:
             self._reader.cancel()

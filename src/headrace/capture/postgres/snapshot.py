@@ -1,8 +1,8 @@
-"""The rows that were there when the slot was made, read through ADBC in the slot's own exported snapshot.
+"""The rows that were there when the slot was made, read by COPY in binary in the slot's own exported snapshot.
 
-ADBC reads with COPY in binary and gives Arrow batches. Types that it would give in another form than the stream's are
-selected as their text (by the type's output function, which is what the stream sends) and cast in Arrow; the
-result has exactly the schema that the stream's batches have. Values that Arrow cannot hold make dead letters.
+Types that ADBC, one of the readers (`row_reader`), would give in another form than the stream's are selected as their
+text (by the type's output function, which is what the stream sends) and cast in Arrow; the result has exactly the
+schema that the stream's batches have. Values that Arrow cannot hold make dead letters.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-import adbc_driver_manager
-import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -24,18 +21,18 @@ from headrace.batch import META_FIELDS, Batch, dead_letters
 from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, types, values
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
-from headrace.capture.postgres.client import Server, without_timeout
+from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.facts import Types
+from headrace.capture.postgres.row_reader import RowReader, connect_reader
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.capture.postgres.table import misfit, nans, plain_json
 from headrace.capture.read_ahead import ReadAhead
-from headrace.errors import SourceError, SourceRefused, SourceUnavailable
+from headrace.errors import SourceRefused, SourceUnavailable
 from headrace.faults import fault
 from headrace.plain_values import is_list
 
 PIECE_ROWS = 100_000
 OnProgress = Callable[[str, int, int], None]  # table, rows until now, rows estimated
-_BATCH_BYTES = 8 << 20
 _DEAD = "__dead"
 # Selected as they are; everything else by its output function. char(n) as such: a cast would strip its padding.
 _NATIVE = frozenset(
@@ -84,9 +81,9 @@ class Snapshot:
             connection = self.connection = self._stack.enter_context(contextlib.closing(server.sql()))
             with server.translated("to import the snapshot"):
                 self.tables, self.streamed, self.ts_us = self._lock(connection, tables, publication)
-            with self._translated():
-                version = connection.info.server_version
-                self._reader = self._stack.enter_context(contextlib.closing(self._connect(version)))
+            self._reader = self._stack.enter_context(contextlib.closing(connect_reader(server)))
+            self._reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._reader.execute(f"SET TRANSACTION SNAPSHOT '{name}'")
         except BaseException:
             self._stack.close()
             raise
@@ -133,18 +130,8 @@ class Snapshot:
         (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
         return found, streamed, ts_us
 
-    def _connect(self, version: int) -> Any:
-        connection = connect_reader(self._server, version)
-        with contextlib.closing(connection.cursor()) as cursor:
-            for statement in (
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-                f"SET TRANSACTION SNAPSHOT '{self._name}'",
-            ):
-                cursor.execute(statement)
-        return connection
-
     def read(self, table: Table, query: str = "") -> Iterator[pa.RecordBatch]:
-        """Yield a table's rows as the columns of `select` give them, in batches of about 8 MB.
+        """Yield a table's rows as the columns of `select` give them, in batches of about a megabyte.
 
         Args:
             query: somebody's, read in the table's place.
@@ -152,38 +139,12 @@ class Snapshot:
         yield from self.read_query(select(table, partitions=table.whole, query=query))
 
     def read_query(self, query: str) -> Iterator[pa.RecordBatch]:
-        """Yield a query's rows, in batches of about 8 MB."""
-        with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(query)
-            yield from cursor.fetch_record_batch()
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except adbc_driver_manager.Error as error:
-            raise translate(self._server, error) from error
-        except pa.ArrowException as error:
-            raise SourceUnavailable(
-                f"the snapshot of {self._server} broke off: {' '.join(str(error).split())}"
-            ) from error
+        """Yield a query's rows, in batches of about a megabyte."""
+        return self._reader.read(query)
 
 
 class SnapshotStale(SourceUnavailable):
     """A table was rewritten (TRUNCATE, ALTER TABLE) just after the snapshot: take a new one."""
-
-
-def connect_reader(server: Server, version: int) -> Any:
-    """Return a connection that reads Arrow batches, in autocommit mode."""
-    # While it connects it asks for all types: on a busy machine that may take longer than a role's timeout.
-    connection = adbc.connect(server.conninfo(**without_timeout(server, version)), autocommit=True)
-    with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute("SET synchronize_seqscans = off")
-        cursor.execute("SELECT current_setting('server_encoding')")
-        if cursor.fetchone() == ("SQL_ASCII",):
-            cursor.execute("SET client_encoding = 'SQL_ASCII'")  # else the first text that is not UTF-8 ends it
-    return connection
 
 
 class Connections:
@@ -192,7 +153,7 @@ class Connections:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._sql: SqlConnection | None = None
-        self._reader: Any = None
+        self._reader: RowReader | None = None
 
     def sql(self) -> SqlConnection:
         """Return the one for SQL."""
@@ -200,34 +161,29 @@ class Connections:
             self._sql = self._server.sql()
         return self._sql
 
-    def reader(self) -> Any:
-        """Return the one that reads Arrow batches; the other has been asked for before."""
+    def reader(self) -> RowReader:
+        """Return the one that reads Arrow batches."""
         if self._reader is None:
-            assert self._sql is not None
-            self._reader = connect_reader(self._server, self._sql.info.server_version)
+            self._reader = connect_reader(self._server)
         return self._reader
 
     def cancel(self) -> None:
-        """End the statement of the one for SQL, with an error. From any thread."""
-        if self._sql is not None:
-            self._sql.cancel()
+        """End the statements of both, with an error. From any thread."""
+        sql, reader = self._sql, self._reader
+        with contextlib.suppress(psycopg.Error):
+            if sql is not None:
+                sql.cancel()
+        if reader is not None:
+            reader.cancel()
 
     def close(self) -> None:
         """Close both; they are opened again when they are needed."""
-        with contextlib.suppress(psycopg.Error, adbc_driver_manager.Error):
-            if self._reader is not None:
-                self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         self._reader = None
         if self._sql is not None:
-            self._sql.close()
-
-
-def translate(server: Server, error: adbc_driver_manager.Error) -> SourceError:
-    """Return the error for what ADBC says."""
-    text = " ".join(str(error).split())
-    if error.sqlstate and not error.sqlstate.startswith(("57P", "08", "53")):
-        return SourceRefused(f"the snapshot of {server} was refused: {text}")
-    return SourceUnavailable(f"the snapshot of {server} broke off: {text}")
+            with contextlib.suppress(psycopg.Error):
+                self._sql.close()
 
 
 def read_table(dsn: str, schema: str, name: str) -> pa.Table:
@@ -242,15 +198,9 @@ def read_table(dsn: str, schema: str, name: str) -> pa.Table:
         if found is None or found[0] is None:
             raise SourceRefused(f"there is no table {schema}.{name} in {server}")
         (table,) = catalog.with_columns(connection, [Table(found[0], schema, name, "r", "p", "d", 0)], None)
-        version = connection.info.server_version
     converter = Converter(table, "", lsn=0, ts_us=0)
-    try:
-        reader = contextlib.closing(connect_reader(server, version))
-        with reader as connected, contextlib.closing(connected.cursor()) as cursor:
-            cursor.execute(select(table, partitions=True))
-            batches = [converter.convert(records, 0)[0] for records in cursor.fetch_record_batch()]
-    except adbc_driver_manager.Error as error:
-        raise translate(server, error) from error
+    with contextlib.closing(connect_reader(server)) as reader:
+        batches = [converter.convert(records, 0)[0] for records in reader.read(select(table, partitions=True))]
     return pa.Table.from_batches([Batch(records).rows for records in batches], converter.rows_schema)
 
 
@@ -522,8 +472,8 @@ def stage_snapshot(
 
 
 def read_ahead(snapshot: Snapshot, table: Table, query: str = "") -> ReadAhead[pa.RecordBatch]:
-    """Read a table's rows, or a query's in its place, in a thread, two batches ahead."""
-    return ReadAhead(lambda _: snapshot.read(table, query), "headrace-snapshot", depth=2)
+    """Read a table's rows, or a query's in its place, in a thread, some batches ahead."""
+    return ReadAhead(lambda _: snapshot.read(table, query), "headrace-snapshot")
 
 
 def stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CHUNK_ROWS = 50_000
 MARKER = b"headrace.snapshot"
 """In the metadata of rows that an incremental snapshot read: ``incremental``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """Where signals come from besides the table.
+
+    Attributes:
+        file: its path; "" for none.
+        topic: on the cluster at ``bootstrap``; "" for none.
+        group: whose committed offset is where a log begins that has not read the topic, and is told of others.
+        consumer: properties of Kafka's consumer; they may hold secrets.
+        poll_s: they are looked at so often.
+    """
+
+    file: str = ""
+    topic: str = ""
+    bootstrap: str = ""
+    group: str = "kafka-signal"
+    consumer: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    poll_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +44,15 @@ class SnapshotOptions:
         always: rows are read at each start, by an incremental snapshot where the log goes on.
         delay_s: a first snapshot begins so much later.
         order: tables are read in the order of their rows: ``ascending`` or ``descending``; "": of their names.
+        obeys_table: what is inserted there is obeyed; without it the table only encloses chunks.
+        channels: where else signals come from.
         windows: each chunk is enclosed by two rows that are inserted into that table, as Debezium does.
     """
 
     chunk_rows: int = CHUNK_ROWS
     signals: str = ""
+    obeys_table: bool = True
+    channels: ChannelOptions = field(default_factory=ChannelOptions)
     windows: bool = False
     included: tuple[str, ...] | None = None
     selects: tuple[tuple[str, str], ...] = ()

@@ -6,8 +6,8 @@ The log keeps it under (``snapshots``, prefix).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from headrace.capture.base import Log
@@ -64,6 +64,7 @@ class Progress:
         window: the window in the table of signals that is open; "" where none is.
         lsn, index: position of the next row, where it has the LSN of the last one.
         ended: the last tables that have ended.
+        channels: of a channel of signals, by its name: what of it was obeyed (`signal_channels`).
     """
 
     queue: tuple[Wanted, ...] = ()
@@ -72,6 +73,7 @@ class Progress:
     lsn: int = 0
     index: int = 0
     ended: tuple[Ended, ...] = ()
+    channels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def running(self) -> bool:
@@ -119,7 +121,8 @@ class Progress:
         n = len(base.queue)
         if now.queue[:n] != base.queue:
             return None
-        return replace(self, queue=(*self.queue, *now.queue[n:]), paused=now.paused and bool(self.queue))
+        queue = (*self.queue, *now.queue[n:])
+        return replace(self, queue=queue, paused=now.paused and bool(self.queue), channels=now.channels)
 
     def to_json(self) -> bytes:
         """Return the record as it is stored."""

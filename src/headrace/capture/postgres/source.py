@@ -424,6 +424,7 @@ class PostgresSource:
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
         self._watching.start()
         self._heartbeats.start()
+        self._snapshots.listen()
 
     def _set_record(self, known: SourceRecord) -> None:
         self._record = known

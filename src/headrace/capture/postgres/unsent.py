@@ -7,12 +7,10 @@ changed once more by then is the newer one; a row that is gone by then stays mar
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import adbc_driver_manager
 import numpy as np
 import numpy.typing as npt
 import psycopg
@@ -26,10 +24,10 @@ from headrace.capture.postgres import catalog
 from headrace.capture.postgres.catalog import SqlConnection, Table, quote
 from headrace.capture.postgres.chunk_key import Key, Unreadable
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.snapshot import Connections, Converter, literal, select, translate
+from headrace.capture.postgres.snapshot import Connections, Converter, literal, select
 from headrace.capture.postgres.snapshot_progress import Wanted
 from headrace.capture.postgres.table import topic_of
-from headrace.errors import SourceRefused
+from headrace.errors import SourceError, SourceRefused
 from headrace.position import Lsn
 
 Texts = tuple[str | None, ...]
@@ -123,12 +121,10 @@ class Reselect:
 
     def _fetched(self, query: str) -> list[pa.RecordBatch]:
         try:
-            with contextlib.closing(self._connections.reader().cursor()) as cursor:
-                cursor.execute(query)
-                return list(cursor.fetch_record_batch())
-        except adbc_driver_manager.Error as error:
+            return list(self._connections.reader().read(query))
+        except SourceError:
             self.close()
-            raise translate(self._server, error) from error
+            raise
 
     def close(self) -> None:
         """Close the connections; they are opened again when they are needed."""

@@ -21,6 +21,7 @@ import psycopg
 
 from headrace.arrays import Ints
 from headrace.capture.postgres.client import CommandError, Replication
+from headrace.capture.postgres.copy_data import fields_of
 from headrace.capture.postgres.messages import PAD, Frame, gather
 from headrace.capture.postgres.stream import (
     LINGER_S,
@@ -153,7 +154,7 @@ class WireStream(StartedStream):
 
     def _talk(self, kind: bytes, body: bytes) -> SourceError | None:
         """Deal with a message that is no CopyData; the error when nothing good comes after it."""
-        fields = _fields(body) if kind in (b"E", b"N") else {}
+        fields = fields_of(body) if kind in (b"E", b"N") else {}
         code, text = fields.get("C", ""), fields.get("M", "stream ended")
         if kind in (b"E", b"c", b"C", b"Z") or code == NOT_IN_STATE:
             return self._said(code, text)
@@ -208,7 +209,7 @@ class WireStream(StartedStream):
                     self._begun = data
                     return
                 if kind == b"E":
-                    raise self._refusal(_fields(body), text)
+                    raise self._refusal(fields_of(body), text)
 
     def _refusal(self, fields: dict[str, str], text: str) -> SourceError:
         code, message = fields.get("C", ""), fields.get("M", "")
@@ -281,8 +282,3 @@ def at_rest(chunk: bytes) -> bool:
         return end == 0
     commit = chunk[end - _COMMIT_BYTES : end]
     return commit.startswith(_COMMIT_FRAME) and commit[_HEADER + 25] == ord("C")
-
-
-def _fields(body: bytes) -> dict[str, str]:
-    """Return the fields of an ErrorResponse or NoticeResponse."""
-    return {part[:1].decode(): part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
