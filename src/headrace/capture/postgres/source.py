@@ -561,13 +561,17 @@ class PostgresSource:
         if self._refused is not None:
             raise self._refused
         self._send_due()
-        if self._joins.due and (pieces := self._join()):
+        if self._joins.due and not self._snapshots.holds and (pieces := self._join()):
             return pieces
         if self._joins.full:
             self._joins.wait(min(timeout, self._until_due()))
             return []
         if self._snapshots.due and (pieces := self._read()):
             return pieces
+        if self._snapshots.holds and self._connection.stream is not None:
+            self._wake.wait(min(timeout, self._until_due()))
+            self._wake.clear()
+            return []
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()
