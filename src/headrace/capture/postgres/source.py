@@ -118,7 +118,8 @@ class PostgresSource:
             tables anew and append what differs; ``"accept"``, go on without them.
         snapshots: how rows are read that are there already, and who may ask for them.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
-        on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
+        on_progress: called with table, rows until now, rows estimated: for each table before a snapshot begins, in the
+            order in which they are read, for the first once more, and after each piece.
 
     Attributes:
         name: the prefix.
