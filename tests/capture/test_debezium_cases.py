@@ -147,6 +147,25 @@ def test_tables_that_do_not_stream_and_those_that_are_inherited_from(empty: Data
     ]
 
 
+def test_rows_of_a_blocking_snapshot_are_marked_as_those_of_a_first_one(empty: Database, tmp_path: Path) -> None:
+    empty.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int)")
+    empty.execute("CREATE TABLE signals (id text PRIMARY KEY, type text, data text)")
+    empty.execute("INSERT INTO a VALUES (1), (2), (3); INSERT INTO b VALUES (4), (5)")
+    asked = '{"type": "blocking", "data-collections": ["public.b", "public.a"]}'
+    stream = (f"INSERT INTO signals VALUES ('s', 'execute-snapshot', '{asked}')",)
+    config = {"signal.data.collection": "public.signals", "incremental.snapshot.chunk.size": "2"}
+    case = Case("blocking", config, (), [Step(sql, "", fails=False) for sql in stream])
+    case.capture(empty, tmp_path / "case.headrace")
+    lines = [json.loads(line) for line in case.lines(tmp_path / "case.headrace", "envelope")]
+    events = [(e["topic"][-1], e["value"]["source"]["snapshot"]) for e in lines if e["value"]["op"] == "r"]
+    assert events == [
+        *[("a", "first"), ("a", "true"), ("a", "last_in_data_collection")],
+        *[("b", "first_in_data_collection"), ("b", "last")],
+        *[("b", "first"), ("b", "last_in_data_collection")],
+        *[("a", "first_in_data_collection"), ("a", "true"), ("a", "last")],
+    ]
+
+
 def test_columns_are_masked_cut_and_hashed_by_the_first_rule_that_names_them(empty: Database, tmp_path: Path) -> None:
     """What follows from Debezium's ColumnMappers, MaskStrings and TruncateColumn."""
     empty.execute(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -13,7 +15,9 @@ from tests.capture.test_joins import check_order
 from tests.waiting import wait_until
 
 from headrace.batch import Batch
+from headrace.capture.postgres.decode import Seen
 from headrace.capture.postgres.snapshot_options import SnapshotOptions
+from headrace.capture.postgres.snapshot_progress import Progress
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import SourceRefused
 from headrace.log.base import Log
@@ -136,10 +140,10 @@ def test_what_was_streamed_and_is_not_visible_yet(database: CapturedDatabase, ca
     begin = snapshots._reader._begin
 
     def blind_at_first(sql: Any) -> Any:
-        text, ts_us = begin(sql)
-        begun.append(text)
+        seen, ts_us = begin(sql)
+        begun.append(seen)
         xid = int(database.execute("SELECT xmin::text::bigint FROM t")[0][0])
-        return (f"{xid}:{xid + 1}:{xid}" if len(begun) == 1 else text), ts_us
+        return (Seen(f"{xid}:{xid + 1}:{xid}", 0) if len(begun) == 1 else seen), ts_us
 
     snapshots._reader._begin = blind_at_first
     want(engine, "public.t")
@@ -236,3 +240,109 @@ def test_hostile_keys_conditions_and_names(
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine.catch_up()
     assert "no_such_column" in caplog.text and engine.ids(database.topic()) == [1]
+
+
+def blocking(name: str, *tables: str, conditions: Sequence[dict[str, str]] = ()) -> str:
+    data = {"type": "blocking", "data-collections": tables, "additional-conditions": conditions}
+    return f"INSERT INTO t_signals VALUES ('{name}', 'execute-snapshot', '{json.dumps(data)}')"
+
+
+def test_nothing_comes_between_rows_of_a_blocking_snapshot(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("CREATE TABLE t_signals (id text PRIMARY KEY, type text, data text)")
+    database.execute("CREATE TABLE t_bare (a int)")
+    database.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 200) i; INSERT INTO t_bare VALUES (1), (2)")
+    engine = capture(**small(signals="public.t_signals", chunk_rows=3), allow_failing_updates=True)
+    stop, changes = threading.Event(), 0
+
+    def change() -> None:
+        nonlocal changes
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            while not stop.is_set():
+                changes += 1
+                connection.execute("UPDATE t SET x = x + 1 WHERE id = %s", [changes % 40 + 1])
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        engine.until(lambda: changes > 20)
+        database.execute(blocking("b1", "public.t", "public.t_bare"))
+        engine.until(lambda: len(progress_of(engine).ended) == 2)
+        before = changes
+        engine.until(lambda: changes > before + 20)
+    finally:
+        stop.set()
+        thread.join()
+    engine.catch_up()
+    topics = [topic for topic, _, _ in sequence(engine)]
+    ops = [op for _, op, _ in sequence(engine)]
+    first, last = ops.index("r"), len(ops) - 1 - ops[::-1].index("r")
+    assert set(ops[first : last + 1]) == {"r"}
+    assert topics[first : last + 1] == sorted(topics[first : last + 1])
+    assert ops[last:].count("u") > 10
+    final = {row[0]: row[1] for row in database.execute("SELECT id, x FROM t")}
+    seen: dict[int, float] = {}
+    for topic, op, row in sequence(engine):
+        if topic == database.topic():
+            assert op != "r" or row["x"] >= seen.get(row["id"], 0), "nothing older behind newer"
+            seen[row["id"]] = row["x"]
+    assert seen == final
+    assert {row["a"] for topic, _, row in sequence(engine) if topic == database.topic("t_bare")} == {1, 2}
+
+
+def progress_of(engine: Engine) -> Progress:
+    assert isinstance(engine.source, PostgresSource)
+    return engine.source._snapshots._stored
+
+
+def sequence(engine: Engine) -> list[tuple[str, str, Event]]:
+    """Every event of the log, in its order."""
+    found = []
+    for entry in engine.log.read(None, after=0, limit=10_000_000):
+        batch = Batch(entry.records)
+        found += [(entry.topic, chr(op), row) for op, row in zip(batch.op, batch.rows.to_pylist(), strict=True)]
+    return found
+
+
+def test_a_blocking_snapshot_that_is_paused_lets_the_stream_go_on(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("CREATE TABLE t_signals (id text PRIMARY KEY, type text, data text)")
+    database.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) i")
+    engine = capture(**small(signals="public.t_signals"))
+    source = engine.source
+    assert isinstance(source, PostgresSource)
+    database.execute(blocking("b1", "public.t"))
+    engine.until(lambda: source._snapshots.holds)
+    source._snapshots.progress = source._snapshots.progress.paused_now(True)
+    database.execute("UPDATE t SET x = 7")
+    engine.catch_up()
+    source._snapshots.progress = source._snapshots.progress.paused_now(False)
+    engine.until(lambda: len(progress_of(engine).ended) == 1)
+    found = replayed(events(engine.log, database.topic()))
+    assert [row["x"] for row in found.values()] == [7.0] * 9
+    assert not source._snapshots.holds
+
+
+def test_a_blocking_snapshot_goes_on_after_a_lost_connection(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("CREATE TABLE t_signals (id text PRIMARY KEY, type text, data text)")
+    database.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 30) i")
+    engine = capture(**small(signals="public.t_signals"))
+    database.execute(blocking("b1", "public.t"))
+    engine.until(lambda: database.topic() in engine.log.topics())
+    database.execute("UPDATE t SET x = 1")
+    database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'headrace%'")
+    engine.until(lambda: len(progress_of(engine).ended) == 1)
+    engine.catch_up()
+    found = replayed(events(engine.log, database.topic()))
+    assert {key: row["x"] for key, row in found.items()} == dict.fromkeys(range(1, 31), 1.0)
+
+
+def test_a_blocking_snapshot_of_a_query(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("CREATE TABLE t_signals (id text PRIMARY KEY, type text, data text)")
+    database.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) i")
+    engine = capture(**small(signals="public.t_signals"))
+    query = "SELECT * FROM public.t WHERE id > 6 ORDER BY id DESC"
+    database.execute(blocking("b1", "public.t", conditions=[{"data-collection": "public.t", "filter": query}]))
+    engine.until(lambda: len(progress_of(engine).ended) == 1)
+    assert engine.ids(database.topic()) == [9, 8, 7]
+    database.execute(blocking("b2", "public.t", conditions=[{"data-collection": "public.t", "filter": "id = 2"}]))
+    engine.until(lambda: len(progress_of(engine).ended) == 2)
+    assert engine.ids(database.topic()) == [9, 8, 7, 2]

@@ -166,6 +166,26 @@ def test_a_bar_leaves_out_what_is_not_known_and_cuts_names(tmp_path: Path) -> No
     assert len(drawn(name, 2, 3)) == 61
 
 
+def test_one_bar_is_over_all_tables(tmp_path: Path) -> None:
+    app = hr.App("shop", log=tmp_path / "shop.headrace")
+    line = RunningLine(app)
+
+    def drawn(table: str, rows: int, estimated: int) -> str:
+        app._say_read(table, rows, estimated)
+        written = io.StringIO()
+        Console(width=90, file=written).print(Group(line()), soft_wrap=True)
+        return written.getvalue().lstrip("━╸ ")
+
+    for table, estimated in (("a", 10), ("b", 0), ("c", 30), ("a", 10)):
+        shown = drawn(table, 0, estimated)
+    assert shown.split() == ["0/3", "tables,", "0/40", "rows", "a"]
+    assert drawn("a", 4, 10).startswith("0/3 tables, 4/40 rows")
+    assert drawn("a", 14, 14).startswith("0/3 tables, 14/44 rows")  # more than was estimated
+    assert drawn("b", 0, 0).startswith("1/3 tables, 14/44 rows")
+    assert drawn("c", 20, 30).startswith("2/3 tables, 34/44 rows")
+    assert drawn("c", 30, 30).startswith("2/3 tables, 44 rows")
+
+
 def test_why_a_hash_is_blank() -> None:
     from headrace.cli.console import short_hash
 

@@ -179,6 +179,7 @@ class RunningLine:
         shown = (BarColumn(12), figures, TextColumn("{task.description}", style="dim", markup=False, table_column=name))
         self._bar = Progress(*shown, console=talk, expand=True)
         self._task = self._bar.add_task("", figures="")
+        self._tables: tuple[str, ...] = ()
 
     def __call__(self) -> RenderableType:
         """Return it as it is now."""
@@ -194,13 +195,20 @@ class RunningLine:
         return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
 
     def _read(self, table: str, rows: int, estimated: int) -> RenderableType:
-        """Return the bar: how much of a table was read, how fast, and the time left, where that is known."""
-        task = self._bar.tasks[0]
-        if task.description != table:
-            self._bar.reset(self._task, description=table)
-        task.total = estimated if estimated > rows else None
-        self._bar.update(self._task, completed=rows)
-        figures = [f"{rows:,}/{estimated:,} rows" if task.total else f"{rows:,} rows"]
+        """Return the bar: how much of all tables was read, how fast, and the time left, where that is known."""
+        task, tables = self._bar.tasks[0], {**self._pipeline.tables_read, table: (rows, estimated)}
+        if self._tables != tuple(tables):
+            self._tables = tuple(tables)
+            self._bar.reset(self._task)
+        place = self._tables.index(table)
+        # Those that were read have what they had, whatever was estimated.
+        done = sum(n for n, _ in tables.values())
+        coming = sum(max(0, guess - n) for n, guess in list(tables.values())[place:])
+        task.total = done + coming if coming else None
+        self._bar.update(self._task, completed=done, description=table)
+        figures = [f"{done:,}/{done + coming:,} rows" if coming else f"{done:,} rows"]
+        if len(tables) > 1:
+            figures.insert(0, f"{place}/{len(tables)} tables")
         if task.speed:
             figures.append(f"{task.speed:,.0f} rows/s")
         if task.time_remaining is not None:

@@ -122,6 +122,9 @@ def _in_order(found: Sequence[_Written]) -> pa.Array:
     return texts.take(pa.array(np.lexsort((number, index, lsn))))
 
 
+_Reading = tuple[str, bytes]  # a topic, and how rows of a blocking snapshot are marked
+
+
 @dataclass
 class _Connector:
     """One source's events: how they are written, and how far its snapshot is.
@@ -129,7 +132,7 @@ class _Connector:
     Attributes:
         first, last: topic of the snapshot's first table, and of its last table that had rows.
         transactions: writes the topic of transactions; None where it is not wanted.
-        reading: the topic of the last rows of a snapshot.
+        reading: the topic of the last rows, and of which blocking snapshot, where these were of a snapshot.
         wanted: how events are written in the end. Where transactions are told, transforms come behind: what they are
             given says of each event where it stands in its transaction.
     """
@@ -139,7 +142,7 @@ class _Connector:
     last: str
     transactions: TransactionMetadata | None
     wanted: EventOptions
-    reading: str = ""
+    reading: _Reading = ("", b"")
 
     @property
     def chain(self) -> Chain | None:
@@ -222,7 +225,7 @@ def _was_read(log: Log, topic: str) -> bool:
     """Return whether a topic begins with rows of a snapshot."""
     info = log.topics().get(topic)
     entries = log.read_topic(topic, offset=info.first, limit=1) if info is not None and info.rows else []
-    return bool(entries and _read_topic(entries))
+    return bool(entries and _read_topic(entries)[0])
 
 
 def _slices(log: Log, topic: str | None, *, follow: bool) -> Iterator[list[Entry] | None]:
@@ -240,7 +243,7 @@ def _slices(log: Log, topic: str | None, *, follow: bool) -> Iterator[list[Entry
             time.sleep(FOLLOW_SECONDS)
 
 
-def _with_next(slices: Iterator[list[Entry] | None]) -> Iterator[tuple[list[Entry], str]]:
+def _with_next(slices: Iterator[list[Entry] | None]) -> Iterator[tuple[list[Entry], _Reading]]:
     """Yield each slice with the topic whose snapshot goes on behind it, which may be none: a snapshot comes at once."""
     held: list[Entry] | None = None
     for slice_ in slices:
@@ -249,16 +252,21 @@ def _with_next(slices: Iterator[list[Entry] | None]) -> Iterator[tuple[list[Entr
         held = slice_ or None
 
 
-def _read_topic(entries: Sequence[Entry]) -> str:
-    return next((entry.topic for entry in entries if Batch(entry.records).op[0] == ord("r") and not _later(entry)), "")
+def _read_topic(entries: Sequence[Entry]) -> _Reading:
+    read = (entry for entry in entries if Batch(entry.records).op[0] == ord("r") and not _later(entry))
+    return next(((entry.topic, _marker(entry)) for entry in read), ("", b""))
+
+
+def _marker(entry: Entry) -> bytes:
+    return bytes((entry.records.schema.metadata or {}).get(MARKER, b""))
 
 
 def _later(entry: Entry) -> bool:
     """Return whether rows were read by an incremental snapshot."""
-    return MARKER in (entry.records.schema.metadata or {})
+    return _marker(entry) == b"incremental"
 
 
-def _written(writers: dict[str, _Connector], entry: Entry, following: str, on_refusal: OnRefusal) -> _Written:
+def _written(writers: dict[str, _Connector], entry: Entry, following: _Reading, on_refusal: OnRefusal) -> _Written:
     batch = Batch(entry.records)
     connector = writers.get(batch.source)
     if connector is None or FACTS not in (entry.records.schema.metadata or {}):
@@ -266,7 +274,7 @@ def _written(writers: dict[str, _Connector], entry: Entry, following: str, on_re
     if _later(entry):
         markers = pa.array(["incremental"] * batch.num_rows, TEXT)
     else:
-        markers = _markers(connector, entry.topic, batch, following)
+        markers = _markers(connector, (entry.topic, _marker(entry)), batch, following)
     lines = connector.writer.lines(entry.records, markers)
     for refusal in lines.refusals:
         on_refusal(refusal, connector.wanted.tolerant)
@@ -275,20 +283,21 @@ def _written(writers: dict[str, _Connector], entry: Entry, following: str, on_re
     return _Written(batch.lsn[lines.rows], batch.index[lines.rows], lines.texts, connector, of)
 
 
-def _markers(connector: _Connector, topic: str, batch: Batch, following: str) -> pa.Array | None:
+def _markers(connector: _Connector, own: _Reading, batch: Batch, following: _Reading) -> pa.Array | None:
     """Return ``source.snapshot`` of the rows of a snapshot, as Debezium marks first and last ones."""
     if batch.op[0] != ord("r"):
         return None
-    begins, ends = connector.reading != topic, following != topic
-    connector.reading = topic
+    begins, ends, before = connector.reading != own, following != own, connector.reading
+    connector.reading = own
     markers = np.full(batch.num_rows, "true", object)
     if begins:
         markers[0] = "first_in_data_collection"
     if ends:
         markers[-1] = "last_in_data_collection"
-    if begins and connector.first == topic:
+    topic, blocking = own
+    if begins and (before[1] != blocking if blocking else connector.first == topic):
         markers[0] = "first"
-    if ends and connector.last == topic:
+    if ends and (following[1] != blocking if blocking else connector.last == topic):
         markers[-1] = "last"
     return pa.array(markers, TEXT)
 

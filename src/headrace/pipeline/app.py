@@ -72,6 +72,7 @@ class App:
             raise DeclarationError(f"{name!r} cannot name an app", advice="Give a word such as «iris».")
         self.starting = "starting"
         self.reading: tuple[str, int, int] | None = None  # of the first snapshot: table, rows, rows estimated
+        self.tables_read: dict[str, tuple[int, int]] = {}  # of all its tables, in their order: rows, rows estimated
         location = str(log) if log is not None else f"{name}.headrace"
         self._declared = Declarations(name, location, keep, format, registry)
 
@@ -531,6 +532,7 @@ class App:
 
     def _say_read(self, table: str, rows: int, estimated: int) -> None:
         self.reading = table, rows, estimated
+        self.tables_read[table] = rows, estimated
 
     def run(
         self,

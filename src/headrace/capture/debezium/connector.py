@@ -709,8 +709,8 @@ SIGNALS = (
         Kind.TEXT,
         None,
         done(
-            "Rows inserted into this table ask for incremental snapshots, stop, pause and resume them, or are logged; "
-            "a blocking snapshot is taken as an incremental one. The table is captured, too."
+            "Rows inserted into this table ask for incremental and blocking snapshots, stop, pause and resume them, or "
+            "are logged. The table is captured, too."
         ),
         form=(r"[^,.]+\.[^,]+", "one schema.table"),
     ),

@@ -31,7 +31,7 @@ class Unreadable(Exception):
 class Key:
     """The columns by which a table is read in chunks, and the rows that are wanted of it.
 
-    A table without any, of a first snapshot, is one chunk.
+    A table without any is one chunk, of a first snapshot and of a blocking one.
 
     Attributes:
         schemas: of the operators that order each column.
@@ -46,8 +46,8 @@ class Key:
 
     @classmethod
     def of(cls, sql: SqlConnection, table: Table, wanted: Wanted) -> Key:
-        columns = (wanted.surrogate,) if wanted.surrogate else table.key
-        if not columns and not wanted.first:
+        columns = () if wanted.query else (wanted.surrogate,) if wanted.surrogate else table.key
+        if not columns and not wanted.first and not wanted.blocking:
             raise Unreadable("it has no primary key by which it could be read in chunks; a surrogate key can be named")
         about = {name: rest for name, *rest in sql.execute(_OPERATORS, [table.oid, list(columns)])}
         missing = [name for name in columns if name not in about or name not in {c.name for c in table.columns}]
@@ -56,7 +56,7 @@ class Key:
         conditions = [f"({text})" for text in (table.row_filter, wanted.where) if text]
         schemas = tuple(about[name][0] for name in columns)
         schemas = schemas or ("pg_catalog",)
-        nullable = bool(wanted.surrogate) and not about[wanted.surrogate][1]
+        nullable = bool(columns) and bool(wanted.surrogate) and not about[wanted.surrogate][1]
         return cls(table, columns, schemas, nullable, " AND ".join(conditions))
 
     @property
@@ -105,7 +105,7 @@ class Key:
     def chunk(self, wanted: Wanted, end: Sequence[str]) -> str:
         """Return the query of a chunk's rows."""
         if not self.columns:
-            return select(replace(self.table, row_filter=self.condition))
+            return select(replace(self.table, row_filter=self.condition), query=wanted.query)
         until = self.compare("<=", end)
         if wanted.last is not None:
             bounds = [self.compare(">", wanted.last), until]

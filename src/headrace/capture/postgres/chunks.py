@@ -81,31 +81,37 @@ class ChunkReader:
     ) -> None:
         self._declared, self._chunk_rows, self._window, self._end = declared, chunk_rows, window, end
         self._connections = Connections(declared.server)
+        self._held: tuple[Seen, int] | None = None
 
-    def read(self, progress: Progress, tables: Sequence[Table]) -> Chunk:
+    def read(self, progress: Progress, tables: Sequence[Table], *, fresh: bool = True) -> Chunk:
         """Return the next chunk of the first table that has one; tables that have none are done.
+
+        Args:
+            fresh: in a snapshot of its own; else in that of the chunk before, where it was of a blocking one.
 
         Raises:
             SourceError: the server is away or refuses; the connections are closed.
         """
         try:
-            return self._read(progress, {table.oid: table for table in tables})
+            return self._read(progress, {table.oid: table for table in tables}, fresh=fresh)
         except (psycopg.Error, SourceError):
             self.close()
             with self._declared.server.translated("a chunk of a snapshot"):
                 raise
 
-    def _read(self, progress: Progress, tables: dict[int, Table]) -> Chunk:
+    def _read(self, progress: Progress, tables: dict[int, Table], *, fresh: bool) -> Chunk:
         sql = self._connections.sql()
+        if fresh:
+            self._let_go(sql)
         if progress.window:
             self._close_window(sql, progress.window)
             progress = replace(progress, window="")
-        if progress.running and not progress.queue[0].first:
+        if progress.running and not progress.queue[0].first and not progress.blocks:
             progress = replace(progress, window=self._open_window(sql))
         found: tuple[Table, tuple[pa.RecordBatch, ...]] | None = None
         ended: list[Ended] = []
         identity: tuple[str, ...] = ()
-        text, ts_us = self._begin(sql)
+        seen, ts_us = self._held or self._begin(sql)
         try:
             while progress.running and found is None:
                 wanted, table = progress.queue[0], tables.get(progress.queue[0].oid)
@@ -116,19 +122,36 @@ class ChunkReader:
                 except Unreadable as error:
                     progress = progress.done(str(error))
                 ended += progress.ended[-1:] if found is None else []
+            if progress.blocks:
+                self._held = (seen if seen.until else self._until(seen), ts_us)
         finally:
-            with contextlib.suppress(psycopg.Error):
-                sql.execute("ROLLBACK")
-        seen = Seen(text, self._end(sql))
+            if not progress.blocks:
+                self._let_go(sql)
+        if self._held is not None:
+            seen = self._held[0]
+        elif not seen.until:
+            seen = Seen(seen.text, self._end(sql))
         table, batches = found or (None, ())
         return Chunk(seen, table, batches, ts_us, identity, progress, tuple(ended))
 
-    def _begin(self, sql: SqlConnection) -> tuple[str, int]:
+    def _until(self, seen: Seen) -> Seen:
+        """Return what a snapshot saw whose transaction stays open, with the LSN behind it."""
+        with contextlib.closing(self._declared.server.sql()) as other:
+            return Seen(seen.text, self._end(other))
+
+    def _let_go(self, sql: SqlConnection) -> None:
+        """End the snapshot."""
+        self._held = None
+        with contextlib.suppress(psycopg.Error):
+            sql.execute("ROLLBACK")
+
+    def _begin(self, sql: SqlConnection) -> tuple[Seen, int]:
+        """Begin a snapshot; the LSN behind it is not known yet."""
         sql.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         query = """SELECT pg_export_snapshot(), pg_current_snapshot()::text,
             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"""
         self._exported, text, ts_us = sql.execute(query).fetchone() or ("", "", 0)
-        return str(text), int(ts_us)
+        return Seen(str(text), 0), int(ts_us)
 
     def _of_table(
         self, sql: SqlConnection, progress: Progress, wanted: Wanted, table: Table
@@ -212,4 +235,5 @@ class ChunkReader:
 
     def close(self) -> None:
         """Close the connections; they are opened again when they are needed."""
+        self._held = None
         self._connections.close()

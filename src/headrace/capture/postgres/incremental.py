@@ -129,6 +129,7 @@ class IncrementalSnapshots:
         self._declared, self._options, self._tables, self._wake = declared, options, tables, wake
         self._reader = ChunkReader(declared, options.chunk_rows, self._window, end)
         self._channels = SignalChannels(options.channels, declared.name, wake)
+        self._holding = False
         self._unseen = _Unseen()
         self._noting: frozenset[str] = frozenset()
         self._noted: list[_Noted] = []
@@ -177,11 +178,11 @@ class IncrementalSnapshots:
         progress = self.progress
         if not progress.queue:
             return ""
-        first = progress.queue[0]
+        first, kind = progress.queue[0], "blocking" if progress.queue[0].blocking else "incremental"
         more = f", {len(progress.queue) - 1} more tables after it" if len(progress.queue) > 1 else ""
         about = f" of about {first.estimated:,}" if first.estimated >= first.rows > 0 and not first.where else ""
         paused = "paused " if progress.paused else ""
-        return f"{paused}incremental snapshot of {first.table}: {first.rows:,}{about} rows{more}"
+        return f"{paused}{kind} snapshot of {first.table}: {first.rows:,}{about} rows{more}"
 
     def _resumed(self, wanted: Wanted) -> Wanted:
         """Return a table of a first snapshot that was killed, as it goes on beside the stream, which has not begun."""
@@ -296,6 +297,11 @@ class IncrementalSnapshots:
             return True
         return self.progress.due and self._thread is None
 
+    @property
+    def holds(self) -> bool:
+        """Return whether the stream is held: rows of a blocking snapshot are handed out, and nothing between them."""
+        return self._holding and self.progress.blocks
+
     def next(self, at: Lsn, after: int) -> list[Piece[Lsn]]:
         """Return the rows of a chunk, or a position with which new requests are stored; none where that has to wait.
 
@@ -305,6 +311,8 @@ class IncrementalSnapshots:
         """
         self._take_result()
         self._obey_channels(at)
+        if self._holding and not self.progress.blocks:
+            self._hold(False)
         if self._chunk is not None:
             chunk = self._chunk
             again = chunk.seen.until <= after or not chunk.seen.saw(self._before).all()
@@ -323,15 +331,24 @@ class IncrementalSnapshots:
         tables = list(self._tables())
         wanted = {entry.oid for entry in self.progress.queue}
         self._noting = frozenset(self._topic(table) for table in tables if table.oid in wanted)
-        self._noted, self._before, self._base = [], self._unseen.now(), self.progress
-        self._thread = threading.Thread(
-            target=self._read, args=(self._base, tables), name="headrace-chunks", daemon=True
-        )
+        self._base = self.progress
+        if not self._holding:
+            self._noted, self._before = [], self._unseen.now()
+        given = (self._base, tables, not self._holding)
+        self._thread = threading.Thread(target=self._read, args=given, name="headrace-chunks", daemon=True)
         self._thread.start()
 
-    def _read(self, base: Progress, tables: Sequence[Table]) -> None:
+    def _hold(self, holding: bool) -> None:
+        """Hold the stream, or let it go on: what comes after that is read in another snapshot."""
+        self._holding = holding
+        if not holding:
+            self._noted = []
+            if self._thread is None:
+                self._reader.close()
+
+    def _read(self, base: Progress, tables: Sequence[Table], fresh: bool) -> None:
         try:
-            self._result = self._reader.read(base, tables)
+            self._result = self._reader.read(base, tables, fresh=fresh)
         except Exception as error:
             self._result = error
         self._wake()
@@ -353,11 +370,12 @@ class IncrementalSnapshots:
             return
         if not isinstance(result, SourceError):
             raise result
+        self._holding = False
         stale = isinstance(result, SnapshotStale)
         self._not_before = time.monotonic() + (_AGAIN_S if stale else _AWAY_S)
         if isinstance(result, SourceRefused) and self.progress.queue:
             first = self.progress.queue[0]
-            text = f"the incremental snapshot of {first.table} ends: {result.message}"
+            text = f"the snapshot of {first.table} ends: {result.message}"
             about = event("snapshot_skipped", source=self._declared.name, tables=[first.table])
             logger.warning("%s", text, extra=about)
             self.progress = replace(self.progress.done(result.message), window="")
@@ -367,13 +385,16 @@ class IncrementalSnapshots:
             logger.warning("%s", text, extra=event("snapshot_waits", source=self._declared.name))
 
     def _read_again(self, chunk: Chunk) -> None:
+        self._hold(False)
         self._forget()
         self._not_before = time.monotonic() + _AGAIN_S
         if chunk.progress.window != self.progress.window:
             self.progress = replace(self.progress, window=chunk.progress.window)
 
     def _forget(self) -> None:
-        self._chunk, self._noting, self._noted, self.until = None, frozenset(), [], 0
+        self._chunk, self._noting, self.until = None, frozenset(), 0
+        if not self._holding:
+            self._noted = []
 
     def _resolved(self, chunk: Chunk, at: Lsn) -> list[Piece[Lsn]]:
         """Return the rows that are the newest ones, as a piece; none where the chunk has to be read again."""
@@ -395,8 +416,11 @@ class IncrementalSnapshots:
             kept = self._newest(chunk, converter.topic, rows, wanted)
             if kept is None:
                 return []
-            shown = [Batch(some) if wanted.first else _marked(some) for some in kept if some.num_rows]
+            shown = [Batch(some) if wanted.first else _marked(some, wanted) for some in kept if some.num_rows]
             batches = [(converter.topic, some) for some in shown]
+        if chunk.progress.blocks and not progress.blocks:
+            self._hold(False)
+        self._holding = progress.blocks
         self._forget()
         self.progress = replace(progress, lsn=lsn, index=index)
         self.at = int(at) if batches or letters else self.at
@@ -473,6 +497,7 @@ class IncrementalSnapshots:
 
     def undo(self) -> None:
         """Forget what was handed out and not stored: it comes again."""
+        self._holding = False
         self._forget()
         self._channels.undo()
         self._void = self._thread is not None
@@ -550,6 +575,7 @@ def _superseded(
     return found
 
 
-def _marked(rows: pa.RecordBatch) -> Batch:
+def _marked(rows: pa.RecordBatch, wanted: Wanted) -> Batch:
     metadata: Mapping[bytes, bytes] = rows.schema.metadata or {}
-    return Batch(rows.replace_schema_metadata({**metadata, MARKER: b"incremental"}))
+    marker = f"blocking {wanted.request}" if wanted.blocking else "incremental"
+    return Batch(rows.replace_schema_metadata({**metadata, MARKER: marker.encode()}))

@@ -81,9 +81,7 @@ def _executed(
     progress: Progress, signal: Signal, data: Mapping[str, Any], tables: Sequence[Table], source: str
 ) -> Progress:
     patterns = _texts(data, "data-collections")
-    if _kind(data) == "blocking":
-        text = f"signal «{signal.id}»: its blocking snapshot is taken as an incremental one: the stream goes on"
-        logger.warning("%s", text, extra=event("signal", source=source, signal=signal.id))
+    blocking = _kind(data) == "blocking"
     conditions = data.get("additional-conditions") or []
     if not isinstance(conditions, list) or not all(isinstance(condition, dict) for condition in conditions):
         raise ValueError("additional-conditions is no list of objects")
@@ -100,7 +98,10 @@ def _executed(
         ]
         where = found[0] if found else str(every or "")
         surrogate = str(data.get("surrogate-key") or "").strip()
-        wanted.append(Wanted(signal.id, table.oid, str(table), where.strip(), surrogate))
+        # Debezium's blocking snapshots have a whole query there, its incremental ones a condition.
+        query = where.strip() if blocking and re.match(r"\s*SELECT\b", where, re.IGNORECASE) else ""
+        where = "" if query else where.strip()
+        wanted.append(Wanted(signal.id, table.oid, str(table), where, surrogate, blocking=blocking, query=query))
     return progress.with_wanted(wanted)
 
 

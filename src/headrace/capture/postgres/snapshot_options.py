@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 CHUNK_ROWS = 50_000
 MARKER = b"headrace.snapshot"
-"""In the metadata of rows that an incremental snapshot read: ``incremental``."""
+"""In the metadata of rows of snapshots that were asked for: ``incremental``, or ``blocking`` and the request's id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ class Wanted:
         maximum: the greatest key when it began; None before.
         rows: that were read; ``estimated``: as the catalog guessed when it began.
         first: they are rows of the first snapshot, which was begun in the slot's own and goes on beside the stream.
-        since: of these: the offset in the table's topic from which on it has rows of the stream; -1 while not known.
+        blocking: the stream is held until all such tables that follow each other are read, in one snapshot.
+        query: of these: rows that are read in the table's place; "" for the table's.
+        since: of a first snapshot: the offset in the topic from which on it has rows of the stream; -1: not known.
     """
 
     request: str
@@ -43,6 +45,8 @@ class Wanted:
     estimated: int = 0
     first: bool = False
     since: int = -1
+    blocking: bool = False
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,11 @@ class Progress:
     def due(self) -> bool:
         """Return whether there is something to do: a chunk to read, or a window to be closed."""
         return self.running or bool(self.window)
+
+    @property
+    def blocks(self) -> bool:
+        """Return whether the next rows are read while the stream is held."""
+        return self.running and self.queue[0].blocking
 
     @property
     def begins(self) -> bool:

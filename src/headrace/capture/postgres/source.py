@@ -120,7 +120,8 @@ class PostgresSource:
             tables anew and append what differs; ``"accept"``, go on without them.
         snapshots: how rows are read that are there already, and who may ask for them.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
-        on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
+        on_progress: called with table, rows until now, rows estimated: for each table before a snapshot begins, in the
+            order in which they are read, for the first once more, and after each piece.
 
     Attributes:
         name: the prefix.
@@ -570,13 +571,17 @@ class PostgresSource:
         if self._refused is not None:
             raise self._refused
         self._send_due()
-        if self._joins.due and (pieces := self._join()):
+        if self._joins.due and not self._snapshots.holds and (pieces := self._join()):
             return pieces
         if self._joins.full:
             self._joins.wait(min(timeout, self._until_due()))
             return []
         if self._snapshots.due and (pieces := self._read()):
             return pieces
+        if self._snapshots.holds and self._connection.stream is not None:
+            self._wake.wait(min(timeout, self._until_due()))
+            self._wake.clear()
+            return []
         frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
         if self._connection.lost:
             return self._rewind()

@@ -515,6 +515,9 @@ class Startup:
         text = f"{where}snapshot of {named} begins"
         logger.info("%s", text, extra=event("snapshot_begun", source=source, tables=tables))
         large = self._large(snapshot)
+        read = [table for table in snapshot.tables if self._declared.snapshots.reads(str(table))]
+        for table in (*read, *read[:1]):  # all that will come, and then where it begins
+            self._report(str(table), 0, table.estimated_rows)
         try:
             index = self._stage(snapshot, log, lsn, snapshot.tables[: len(snapshot.tables) - len(large)])
         except SourceError:
