@@ -1,8 +1,8 @@
 """Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile] [--tail-minutes N]`.
 
 NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for
-what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too. `debezium-engine` needs
-Java, `flink` apache-flink too.
+what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too. `debezium-engine` and
+`flink` need Java, too.
 """
 
 from __future__ import annotations
