@@ -1,8 +1,8 @@
 """Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile] [--tail-minutes N]`.
 
 NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for
-what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too. `flink` needs
-apache-flink and Java.
+what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too. `debezium-engine` and
+`flink` need Java, too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 # name -> (default rows, target ratio of each figure)
 BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "capture": (1_000_000, ()),
+    "debezium-engine": (200_000, ()),
     "tables": (300_000, ()),
     "columns": (6_000_000, ()),
     "snapshot": (1_000_000, (0.5,)),

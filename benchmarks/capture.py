@@ -63,7 +63,7 @@ def cases(rows: int) -> list[Case]:
             lambda server: _fill(server, "events", half),
             target=0.5,
             compat="debezium",
-            catch_up=_to_json,
+            catch_up=into_json,
         ),
     ]
 
@@ -81,7 +81,7 @@ def _change(server: PostgresServer, rows: int) -> None:
     )
 
 
-def _to_json(app: hr.App) -> float:
+def into_json(app: hr.App) -> float:
     """Return the seconds until everything is in the log and has been written as Debezium's events."""
     begun = time.perf_counter()
     workload.catch_up(app)

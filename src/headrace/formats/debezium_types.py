@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from headrace.errors import DeclarationError
 from headrace.formats import base64_columns, decimals, timestamps
 from headrace.formats.base64_columns import spans
-from headrace.formats.json_text import TEXT, enclosed, escaped, in_quotes
+from headrace.formats.json_text import TEXT, enclosed, escaped, in_quotes, joined
 from headrace.plain_values import civil, days_of
 
 Schema = dict[str, Any]
@@ -1253,9 +1253,29 @@ def java_floats(array: pa.Array) -> pa.Array:
     if usual.all():
         texts = _decimals(numbers)
     else:
-        odd = [java_double(number) for number in numbers[~usual]]
-        texts = pc.replace_with_mask(_decimals(np.where(usual, numbers, 0)), pa.array(~usual), pa.array(odd, TEXT))
+        odd = _with_exponents(numbers[~usual])
+        texts = pc.replace_with_mask(_decimals(np.where(usual, numbers, 0)), pa.array(~usual), odd)
     return pc.if_else(array.is_valid(), texts, pa.scalar(None, TEXT)) if array.null_count else texts
+
+
+_SCIENTIFIC = r"^(?P<sign>-?)(?:0\.(?P<zeros>0*)|(?P<whole>[0-9]+)\.?)(?P<rest>[0-9]*)(?:e[+]?(?P<exponent>-?[0-9]+))?$"
+
+
+def _with_exponents(numbers: npt.NDArray[Any]) -> pa.Array:
+    """Return floats that Java writes with an exponent, or in quotes."""
+    # The smallest ones have in Java a digit more than they need.
+    few = ~np.isfinite(numbers) | (np.abs(numbers) < np.finfo(numbers.dtype).smallest_normal)
+    parts = pc.extract_regex(_decimals(np.where(few, 1, numbers)), _SCIENTIFIC)
+    sign, zeros, whole, rest, exponent = parts.flatten()
+    digits = pc.binary_join_element_wise(whole, rest, pa.scalar("", TEXT))
+    power = pc.subtract(pc.binary_length(whole), pc.binary_length(zeros)).cast(pa.int64())
+    shown = pc.if_else(pc.equal(exponent, ""), pa.scalar("0", TEXT), exponent).cast(pa.int64())
+    power = pc.add(pc.subtract(power, 1), shown)
+    behind = pc.utf8_rtrim(pc.utf8_slice_codeunits(digits, 1), "0")
+    behind = pc.if_else(pc.equal(behind, ""), pa.scalar("0", TEXT), behind)
+    texts = joined([sign, pc.utf8_slice_codeunits(digits, 0, 1), ".", behind, "E", power.cast(TEXT)], numbers.size)
+    odd = pa.array([java_double(number) for number in numbers[few]], TEXT)
+    return pc.replace_with_mask(texts, pa.array(few), odd)
 
 
 def _decimals(numbers: npt.NDArray[Any]) -> pa.Array:
