@@ -107,7 +107,7 @@ class Table:
 
     ``label`` is the schema and name that the topic has: the table's when its capture began, whatever it is called now.
     ``facts`` is what the catalog says of it besides (`headrace.capture.postgres.facts`), where that is wanted;
-    ``vectors`` are the types whose values are lists, but for keys.
+    ``vectors`` are the types whose values are lists, but for keys. Tables of one ``layout`` have the same columns.
     """
 
     relation: Relation
@@ -119,7 +119,9 @@ class Table:
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
     templates: Templates = field(init=False, default_factory=dict)
+    layout: tuple[object, ...] = field(init=False)
     _schemas: dict[tuple[bool, ...], pa.Schema] = field(init=False, default_factory=dict)
+    _metadata: dict[bytes, bytes] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         relation = self.relation
@@ -127,6 +129,8 @@ class Table:
         told = set(self.key) | {column.name for column in relation.columns if column.key and relation.identity == "i"}
         vectors = {column.name: () if column.name in told else self.vectors for column in relation.columns}
         self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod, vectors[c.name]) for c in relation.columns]
+        columns = zip(relation.columns, self.fields, strict=True)
+        self.layout = tuple((column.name, column.type_oid, column.typmod, field.type) for column, field in columns)
 
     def schema(
         self,
@@ -156,6 +160,13 @@ class Table:
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
             self._schemas[before, unchanged, nan, change, origin] = schema
         return schema
+
+    @property
+    def metadata(self) -> dict[bytes, bytes]:
+        """Return the metadata that all its schemas have."""
+        if not self._metadata:
+            self._metadata = self.schema().metadata
+        return self._metadata
 
 
 def table(
@@ -215,6 +226,47 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
         return batch, None
     letters = dead_letters(batch.filter(block.lost), block.reasons, stage="capture", rows=block.json)
     return batch.filter(~block.lost), letters
+
+
+def rows_of_alike(frame: Frame, parts: Sequence[tuple[Table, Ints]], events: Events) -> list[Batch] | None:
+    """Return the batches of tables that have one layout, as `rows` makes them, decoded all at once.
+
+    What a batch costs beside its rows is then some 10 us in place of 150.
+
+    Args:
+        parts: each table with its rows among the events.
+
+    Returns:
+        None where Arrow cannot hold a row: its dead letter is its own table's.
+    """
+    own = np.concatenate([rows_of for _, rows_of in parts])
+    order = own.argsort(kind="stable")  # values are read in the order in which they lie in the frame
+    batch, letters = rows(frame, parts[0][0], events.take(own[order]))
+    if letters is not None:
+        return None
+    back = np.empty(order.size, np.int64)
+    back[order] = np.arange(order.size)
+    records = batch.records.take(pa.array(back))
+    optional = {name: _told(records.column(name)) for name in _OPTIONAL if name in records.schema.names}
+    batches, at = [], 0
+    for alike, rows_of in parts:
+        stop = at + rows_of.size
+        lacking = [name for name, told in optional.items() if not told[at:stop].any()]
+        part = records.slice(at, rows_of.size)
+        part = part.drop_columns(lacking) if lacking else part
+        batches.append(Batch(part.replace_schema_metadata(alike.metadata)))
+        at = stop
+    return batches
+
+
+_OPTIONAL = ("__before", "__unchanged", NAN.name, ORIGIN.name)
+
+
+def _told(column: pa.Array) -> Mask:
+    """Return which rows say something in a column that a batch has where one of its rows does."""
+    if pa.types.is_list(column.type):
+        return np.diff(np.asarray(column.offsets)) > 0
+    return np.asarray(column.is_valid())
 
 
 @dataclass(slots=True)
