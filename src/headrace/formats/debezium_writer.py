@@ -135,7 +135,8 @@ class EventOptions:
 
     Attributes:
         tombstones: ``tombstones.on.delete``.
-        skipped: letters of ``skipped.operations``.
+        skipped: letters of ``skipped.operations``; ``unsent``: it is the server that leaves them out, as it does where
+            the property is there.
         keys: patterns of ``schema.table.column``, of ``message.key.columns``.
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
@@ -151,6 +152,7 @@ class EventOptions:
     types: TypeOptions
     tombstones: bool = True
     skipped: frozenset[str] = frozenset("t")
+    unsent: bool = False
     keys: tuple[re.Pattern[str], ...] = ()
     schemas: bool = False
     transactions: bool = False
@@ -184,6 +186,7 @@ class EventOptions:
             types if chain is None else replace(types, null_as_default=False),
             tombstones=properties.get("tombstones.on.delete", "true").lower() == "true",
             skipped=frozenset(_names(properties.get("skipped.operations", "t"))) - {"none"},
+            unsent="skipped.operations" in properties,
             keys=tuple(keys),
             schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
             transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
@@ -198,19 +201,23 @@ class EventOptions:
         )
 
 
+_UNCOUNTED = 3  # place of an event that is not written and that its transaction does not count; tombstones have 1
+
+
 @dataclass(slots=True)
 class Lines:
     """Events of a batch in their order, with the positions of the rows that they are of.
 
     Attributes:
         rows: whose event each is, in the batch.
+        texts: None of an event that is not written, where transactions are told: one begins and ends with it.
         counted: which of them transactions count: all but tombstones.
         table: ``schema.table``.
         refusals: events that a transform could not take.
     """
 
     rows: Ints
-    texts: list[str]
+    texts: list[str | None]
     counted: Mask
     table: str
     refusals: Sequence[Refusal] = ()
@@ -289,9 +296,9 @@ class EventWriter:
         """Return lines that were written with schemas as the chain of transforms leaves them, where there is one."""
         if self.options.chain is None:
             return lines
-        found, refusals = transformed(self.options.chain, lines.texts, self.options)
+        found, refusals = transformed(self.options.chain, [text for text in lines.texts if text], self.options)
         kept = np.array([number for number, _ in found], np.int64)
-        texts = [text for _, text in found]
+        texts: list[str | None] = [text for _, text in found]
         return Lines(lines.rows[kept], texts, lines.counted[kept], lines.table, refusals)
 
     def _table(self, raw: bytes) -> _Table:
@@ -327,8 +334,10 @@ class _Events:
         """Return all events, in order: an update of a key is a delete, its tombstone and an insert."""
         op, every = self.op, np.arange(self.n)
         skipped = np.isin(op, [ord(letter) for letter in self.options.skipped])
+        unseen = np.zeros(self.n, bool) if self.options.unsent else skipped
         if self.options.changes_only:
-            skipped |= self._idle()
+            idle = self._idle() & ~skipped
+            skipped, unseen = skipped | idle, unseen | idle
         deleted, truncated = op == ord("d"), op == ord("t")
         moved, old_keys, new_keys = self._moved()
         usual = every[~skipped & ~moved & ~deleted & ~truncated]
@@ -341,17 +350,22 @@ class _Events:
             (gone, 1, self._tombstones(gone, keys, None)),
         ]
         truncates = every[truncated & ~skipped]
-        if truncates.size and self.options.flattening is None:
+        if truncates.size:
             parts.append((truncates, 0, self._truncates(truncates)))
+        if self.options.transactions:
+            hidden = every[unseen]
+            parts.append((hidden, _UNCOUNTED, pa.nulls(hidden.size, TEXT)))
         if rekeyed.size:
             old, new = old_keys.take(pa.array(rekeyed)), new_keys.take(pa.array(rekeyed))
             to = self._key_header("__debezium.newkey", new)
             since = self._key_header("__debezium.oldkey", old)
-            parts += [
-                (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), old, to)),
-                (rekeyed, 1, self._tombstones(rekeyed, old, to)),
-                (rekeyed, 2, self._rows(rekeyed, "c", since)),
-            ]
+            if "d" not in self.options.skipped:
+                parts += [
+                    (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), old, to)),
+                    (rekeyed, 1, self._tombstones(rekeyed, old, to)),
+                ]
+            if "c" not in self.options.skipped:
+                parts.append((rekeyed, 2, self._rows(rekeyed, "c", since)))
         return self._in_order([part for part in parts if part[2] is not None and part[0].size])
 
     @property
@@ -381,7 +395,7 @@ class _Events:
         place = np.concatenate([np.full(rows.size, place) for rows, place, _ in parts])
         order = np.lexsort((place, row))
         texts = pa.concat_arrays([texts for _, _, texts in parts if texts is not None]).take(pa.array(order))
-        return Lines(row[order], texts.to_pylist(), place[order] != 1, named)
+        return Lines(row[order], texts.to_pylist(), ~np.isin(place[order], (1, _UNCOUNTED)), named)
 
     # --- rows and keys ---
 
@@ -492,7 +506,7 @@ class _Events:
             value = self._envelope(rows, before, pa.nulls(rows.size, TEXT), ops)
             return self._line(rows, keys, value, ops, headers)
         if flattening.deletes == "drop":
-            return None
+            return self._unwritten(rows)
         if flattening.marks:
             return self._line(rows, keys, self._flattened(rows, before, ops, deleted=True), ops, headers)
         schemaless = flattening.deletes == "delete-to-tombstone"
@@ -503,9 +517,15 @@ class _Events:
         if not self.options.tombstones or (flattening is not None and flattening.deletes != "rewrite-with-tombstone"):
             return None
         none = pa.nulls(rows.size, TEXT)
-        return self._line(rows, keys, none, self._ops(rows, "d"), headers, schemaless=True)
+        return self._line(rows, keys, none, self._ops(rows, "d"), headers, tombstone=True)
 
-    def _truncates(self, rows: Ints) -> pa.Array:
+    def _unwritten(self, rows: Ints) -> pa.Array | None:
+        """Return what stands for events that flattening drops: transactions count them."""
+        return pa.nulls(rows.size, TEXT) if self.options.transactions else None
+
+    def _truncates(self, rows: Ints) -> pa.Array | None:
+        if self.options.flattening is not None:
+            return self._unwritten(rows)
         none = pa.nulls(rows.size, TEXT)
         ops = self._ops(rows, "t")
         return self._line(rows, pa.nulls(rows.size), self._envelope(rows, none, none, ops), ops, None)
@@ -563,21 +583,25 @@ class _Events:
         headers: pa.Array | None,
         *,
         schemaless: bool = False,
+        tombstone: bool = False,
     ) -> pa.Array:
         """Return whole lines.
 
         Args:
             schemaless: a null value has no schema either.
+            tombstone: it has the headers of its delete, to which flattening adds the operation once more.
         """
         flattening = self.options.flattening
         shown: list[pa.Array | str] = [] if headers is None else [headers]
-        for place, name in flattening.headers if flattening is not None else ():
+        added = () if flattening is None else flattening.headers
+        again = [(place, name) for place, name in added if tombstone and place == "op"]
+        for place, name in (*added, *again):
             cells = self._place(place, rows, ops)
             if shown:
                 shown.append(", ")
-            shown += [f"[{java_string(name)}, ", cells, "]"]
+            shown += [f"[{java_string(name)}, ", _in_header(cells), "]"]
         parts: list[pa.Array | str] = [f'{{"topic":{java_string(self.table.topic)},"key":', *self._keyed(keys)]
-        parts += [',"value":', *self._valued(values, schemaless=schemaless)]
+        parts += [',"value":', *self._valued(values, schemaless=schemaless or tombstone)]
         parts = ["null" if isinstance(part, pa.NullArray) else part for part in parts]
         if shown:
             parts += [',"headers":[', *shown, "]"]
@@ -691,11 +715,11 @@ class _EventRecords(_Events):
             for (rows, _, found), end in zip(parts, ends.tolist(), strict=True)
         ]
         assert self.options.chain is not None
-        made, refusals = self.options.chain.apply(records)
+        made, refusals = self.options.chain.apply(records, sharing=True)
         lines = printed(made, schemas=self.options.schemas, defaults=self.options.null_as_default)
         kept = order[np.array([number for number, _ in lines], np.int64)]
-        row, counted, texts = row[kept], place[kept] != 1, [text for _, text in lines]
-        return Lines(row, texts, counted, self._named, refusals)
+        texts: list[str | None] = [text for _, text in lines]
+        return Lines(row[kept], texts, place[kept] != 1, self._named, refusals)
 
     def _objects(
         self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False, before: bool = False
@@ -771,7 +795,7 @@ def transformed(
     chain: Chain, lines: Sequence[str], options: EventOptions
 ) -> tuple[list[tuple[int, str]], list[Refusal]]:
     """Return what a chain makes of lines with schemas, each with its number, and what it could not take."""
-    made, refusals = chain.apply(parsed(lines))
+    made, refusals = chain.apply(parsed(lines), sharing=True)
     return printed(made, schemas=options.schemas, defaults=options.null_as_default), refusals
 
 
@@ -797,6 +821,14 @@ def _dumped(schema: Schema) -> str:
 
 def _header(name: str, texts: pa.Array) -> pa.Array:
     return joined([f"[{java_string(name)}, ", texts, "]"], len(texts))
+
+
+def _in_header(cells: pa.Array | str) -> pa.Array | str:
+    """Return values as a header has them, in which a number is a text."""
+    if isinstance(cells, str):
+        return cells
+    bare = pc.invert(pc.or_(pc.equal(cells, "null"), pc.starts_with(cells, '"')))
+    return pc.if_else(bare, in_quotes(cells), cells)
 
 
 def _struct(keys: pa.Array, schema: Schema) -> pa.Array:
@@ -970,16 +1002,16 @@ class TransactionMetadata:
     _open: Place | None = None
     _counts: dict[str, int] = field(default_factory=dict)
 
-    def event(self, place: Place, text: str) -> list[str]:
-        """Return an event with its block, behind what comes before it."""
+    def event(self, place: Place, text: str | None) -> list[str]:
+        """Return an event with its block, behind what comes before it; only that where it is not written."""
         if place.apart:
-            return [*self.end(), text]
+            return [*self.end(), *_written(text)]
         before = []
         if self._open is None or place.commit != self._open.commit:
             before = [*self.end(), self._line("BEGIN", place, place.lsn, None)]
             self._open = place
         if not place.counted:
-            return [*before, text]
+            return [*before, *_written(text)]
         table = place.table
         self._counts[table] = self._counts.get(table, 0) + 1
         block = {
@@ -987,6 +1019,8 @@ class TransactionMetadata:
             "total_order": sum(self._counts.values()),
             "data_collection_order": self._counts[table],
         }
+        if text is None:
+            return before
         # The last one is the envelope's own: rows come before it.
         none, following = (_NO_MESSAGE_BLOCK, "message") if table == MESSAGES else (_NO_BLOCK, "op")
         head, found, tail = text.rpartition(none)
@@ -1016,6 +1050,10 @@ class TransactionMetadata:
             key = {"schema": _TRANSACTION_KEY, "payload": key}
             value = {"schema": _TRANSACTION_VALUE, "payload": value}
         return _dumped({"topic": self.topic, "key": key, "value": value})
+
+
+def _written(text: str | None) -> list[str]:
+    return [] if text is None else [text]
 
 
 def _id(place: Place, lsn: int) -> str:

@@ -126,7 +126,7 @@ class _Line:
     lsn: int
     index: int
     place: int
-    text: str
+    text: str | None
     of: Place | None = None
     transactions: TransactionMetadata | None = None
     connector: _Connector | None = None
@@ -134,7 +134,7 @@ class _Line:
     def with_transaction(self) -> list[str]:
         """Return it with what the topic of transactions has before it."""
         if self.transactions is None or self.of is None:
-            return [self.text]
+            return [] if self.text is None else [self.text]
         return self.transactions.event(self.of, self.text)
 
 
