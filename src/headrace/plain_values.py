@@ -991,3 +991,61 @@ def _reads_back(array: pa.Array, found: pa.Array) -> bool:
 def _with_distinct_names(table: pa.Table) -> pa.Table:
     names = table.column_names
     return table if len(set(names)) == len(names) else table.rename_columns(distinct(names))
+
+
+# -- from text --------------------------------------------------------------------------------------------------------
+
+INFINITE = ("infinity", "-infinity")
+
+
+def infinities(texts: Sequence[str], arrow_type: pa.DataType) -> pa.Array:
+    """Return infinite days or instants: the largest number of their type, and the smallest.
+
+    >>> infinities(["-infinity"], pa.date32()).cast(pa.int32()).to_pylist()
+    [-2147483648]
+    """
+    kind = np.int32 if pa.types.is_date32(arrow_type) else np.int64
+    limits = np.iinfo(kind)
+    numbers = np.array([limits.max if text == "infinity" else limits.min for text in texts], kind)
+    return pa.array(numbers).view(arrow_type)
+
+
+_DAY_US = 86_400_000_000
+_DATE_PARTS = r"^(?P<year>\d{1,7})-(?P<month>\d\d)-(?P<day>\d\d)"
+_TIME_PARTS = r" (?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d{1,6}))?(?:\+00)?"
+_BC = r"(?P<bc> BC)?$"
+
+
+def times_of(texts: pa.Array, arrow_type: pa.DataType) -> pa.Array:
+    """Return days or instants of PostgreSQL's texts in any year that it has; null where a text is none that fits.
+
+    >>> times_of(pa.array(["0001-01-01 BC", "infinity", "?"]), pa.date32()).cast(pa.int32()).to_pylist()
+    [-719528, 2147483647, None]
+    """
+    infinite = pc.is_in(texts, pa.array(list(INFINITE), texts.type))
+    if infinite.true_count:
+        array = times_of(pc.if_else(infinite, pa.scalar(None, texts.type), texts), arrow_type)
+        found = texts.filter(infinite).to_pylist()
+        return pc.replace_with_mask(array, infinite.fill_null(False), infinities(found, arrow_type))
+    dates = pa.types.is_date(arrow_type)
+    parts = pc.extract_regex(texts, _DATE_PARTS + ("" if dates else _TIME_PARTS) + _BC)
+    valid = pc.is_valid(parts).to_numpy(zero_copy_only=False)
+
+    def number(name: str) -> Ints:
+        field = pc.struct_field(parts, name)
+        digits = pc.if_else(pc.and_(pc.is_valid(parts), pc.not_equal(field, "")), field, "0")
+        numbers: Ints = digits.fill_null("0").cast(pa.int64()).to_numpy()
+        return numbers
+
+    bc = pc.not_equal(pc.struct_field(parts, "bc"), "").fill_null(False).to_numpy(zero_copy_only=False)
+    year = np.where(bc, 1 - number("year"), number("year"))
+    days = days_of(year, number("month"), number("day"))
+    if dates:
+        return pa.array(days.astype(np.int32), mask=~valid).view(arrow_type)
+    seconds = (number("hour") * 60 + number("minute")) * 60 + number("second")
+    fraction = pc.utf8_rpad(pc.struct_field(parts, "fraction").fill_null(""), 6, "0").cast(pa.int64()).to_numpy()
+    # Times after the year 294247 do not fit 64 bits of microseconds since 1970.
+    last = 2**63 - 1 - (seconds * 1_000_000 + fraction)
+    fits = valid & (days <= last // _DAY_US)
+    micros = np.where(fits, days, 0) * _DAY_US + seconds * 1_000_000 + fraction
+    return pa.array(micros, mask=~fits).view(arrow_type)

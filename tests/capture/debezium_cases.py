@@ -181,11 +181,13 @@ def normal(line: str) -> str:
 
     for name in _VARYING:
         line = re.sub(cleared(name), r"\1null", line)
-    line = re.sub(r'("id":)"\d+:\d+"', r"\1null", line)
+    line = re.sub(r'("id":|"__TX":|"__transaction_id":)"\d+:\d+"', r"\1null", line)
     line = re.sub(r'"[0-9a-f-]{36}-(open|close)"', r'"UUID-\1"', line)
     line = re.sub(r'(WindowTimestamp\\": \\")[^"\\]*', r"\1null", line)
     line = re.sub(r'"data_collections":(\[.*?\])', _in_order, line)
     line = re.sub(r'"vector":(\[\[.*?\]\])', lambda m: f'"vector":{sorted(json.loads(m[1]))}', line)
+    line = re.sub(r"(\[+L[A-Za-z.]+;)@[0-9a-f]+", r"\1@HASH", line)
+    line = re.sub(r"io\.debezium\.[A-Za-z.$]*LogicalDecodingMessageId@[0-9a-f]+", "LOGICAL_DECODING_MESSAGE", line)
     line = re.sub(r'"db":"[a-z0-9_]+"', '"db":"dbzcases"', line)
     return re.sub(r'"__db":"[a-z0-9_]+"', '"__db":"dbzcases"', line)
 

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.capture.debezium_cases import FORMS, SHIPPED, Case, Step, names, recorded_forms
 from tests.databases import Database, fresh_database
 from tests.serve.client import headrace
 
 from headrace.errors import DeclarationError
+from headrace.formats.debezium_types import TypeOptions, columns
 
 # What does not hold yet, or is not meant to.
 DIFFERENT = {
@@ -21,7 +23,7 @@ DIFFERENT = {
     "61_case_duplicate_columns": "Debezium refuses the table; here it is captured",
 }
 # They need extensions that the embedded server does not have.
-CONTRIB = ("58_contrib_types", "59_contrib_hstore_map")
+CONTRIB = ("58_contrib_types", "59_contrib_hstore_map", "f1_extensions", "f2_extensions_map")
 
 
 @pytest.fixture
@@ -92,6 +94,15 @@ def test_a_nan_is_written_as_each_mode_has_it(empty: Database, tmp_path: Path) -
     assert found["double"][1] == ("NaN", {"k": "NaN", "v": "NaN"}, {"k": "NaN", "v": 2.0})
     # Debezium says nothing of a NaN here, and its converter prints the default of what is nothing.
     assert found["precise"][0] == (None, None, {"k": None, "v": "AJY="})
+
+
+def test_a_value_that_cannot_be_written_is_null_and_the_others_are_written() -> None:
+    about = {"name": "i", "type": {"name": "interval", "typmod": -1}, "not_null": False, "default": None}
+    facts = {"schema": "public", "table": "t", "columns": [about]}
+    [column] = columns(facts, TypeOptions())
+    texts = pa.array(["1 day", "another style", None, "00:00:01", "@ 1 mon"])
+    assert column.cells(texts).to_pylist() == ["86400000000", "null", "null", "1000000", "null"]
+    assert column.cells(texts[1:2]).to_pylist() == ["null"]
 
 
 def test_updates_that_change_nothing_are_left_out_on_request(empty: Database, tmp_path: Path) -> None:

@@ -26,11 +26,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.errors import DeclarationError
 from headrace.formats import base64_columns, decimals, timestamps
 from headrace.formats.base64_columns import spans
 from headrace.formats.json_text import TEXT, enclosed, escaped, in_quotes, joined
-from headrace.plain_values import civil, days_of
+from headrace.plain_values import civil, days_of, is_text, times_of
 
 Schema = dict[str, Any]
 Write = Callable[[pa.Array], pa.Array]
@@ -88,6 +89,17 @@ class TypeOptions:
             ("excluded", "included", "masked", "truncated", "propagated", "hashed", "types_propagated"), ()
         )
         return replace(self, numbers=self.key_numbers, **none)
+
+    @property
+    def placeholder_bytes(self) -> bytes:
+        """Return what stands for bytes that were not sent: ``hex:`` says them in hexadecimal."""
+        text = self.placeholder
+        return bytes.fromhex(text.removeprefix("hex:")) if text.startswith("hex:") else text.encode()
+
+    @property
+    def placeholder_text(self) -> str:
+        """Return what stands for a text that was not sent."""
+        return self.placeholder_bytes.decode("utf-8", "replace")
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> TypeOptions:
@@ -302,9 +314,11 @@ def _column(about: Mapping[str, Any], named: str, options: TypeOptions) -> Colum
     # The connector knows nothing of a column that may be NULL; it is the converter that writes its default.
     null = default if default is not None and options.null_as_default else "null"
     unknown = null if optional else mapper.one(kind.zero if default is None else default)
+    if about["type"]["name"] == "name":  # null while it streams, and zero where that must not be
+        null = unknown
     if mapper.everything is not None:  # a NULL is masked, too
         null = unknown = mapper.everything
-    write = mapper.all(kind.write)
+    write = mapper.all(_typed(kind, kind.write))
     nan = write(pa.array(["NaN"], TEXT))[0].as_py() if about["type"]["name"] == "numeric" else None
     called = avro_name(about["name"], options.fields, dots=False)
     return Column(
@@ -316,8 +330,29 @@ def _column(about: Mapping[str, Any], named: str, options: TypeOptions) -> Colum
         unknown,
         kind.toast if kind.toast == "null" and mapper.everything is None else mapper.one(kind.toast),
         nan or null,
-        mapper.all(kind.write_read or kind.write),
+        mapper.all(_typed(kind, kind.write_read or kind.write)),
     )
+
+
+def _typed(kind: Kind, write: Write) -> Write:
+    """Return what writes a column, too, where its values are texts: those of a domain are.
+
+    What it cannot write is null, as it is in Debezium: one value must not end the events of a table.
+    """
+
+    def written(array: pa.Array) -> pa.Array:
+        try:
+            return write(kind.read(array) if is_text(array.type) else array)
+        except _UNWRITABLE:
+            if len(array) <= 1:
+                return pa.nulls(len(array), TEXT)
+            middle = len(array) // 2
+            return pa.concat_arrays([written(array[:middle]), written(array[middle:])])
+
+    return written
+
+
+_UNWRITABLE = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, pa.ArrowException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +392,7 @@ _CHARACTERS = frozenset({"text", "varchar", "bpchar", "name", "char"})
 def _mapper(kind: Kind, about: Mapping[str, Any], named: str, options: TypeOptions) -> _Mapper:
     """Return what the first rule says that names the column: Debezium asks for them in this order."""
     type_ = about["type"]
-    length, _ = _size(type_["name"], type_["typmod"])
+    length, _ = _size(type_)
     characters = type_["name"] in _CHARACTERS or type_.get("kind") == "e"
     for most, patterns in options.truncated:
         if _any(patterns, named):
@@ -421,10 +456,10 @@ def _java_object(text: str) -> bytes:
 def _source_type(about: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters that ``column.propagate.source.type`` adds."""
     type_ = about["type"]
-    length, scale = _size(type_["name"], type_["typmod"])
+    length, scale = _size(type_)
     prefix = "__debezium.source.column."
     return {
-        f"{prefix}type": type_["name"].upper(),
+        f"{prefix}type": type_.get("domain", type_["name"]).upper(),
         f"{prefix}length": str(length),
         f"{prefix}scale": str(scale),
         f"{prefix}name": about["name"],
@@ -451,9 +486,22 @@ _SIZES = {
 }
 
 
-def _size(name: str, typmod: int) -> tuple[int, int]:
+# The length of times without a fraction.
+_NO_FRACTION = {"time": 8, "timetz": 14, "timestamp": 22, "timestamptz": 28}
+
+
+def _size(about: Mapping[str, Any]) -> tuple[int, int]:
+    in_array = "element" in about
+    about = about.get("element", about)
+    name, typmod = about["name"], about["typmod"]
+    if name == "numeric" and typmod < 4 and in_array:
+        return 131_089, 0
+    if name in _NO_FRACTION and typmod >= 0:  # one digit is two, "bizarrely" says the driver
+        return _NO_FRACTION[name] + (max(typmod, 2) + 1 if typmod else 0), typmod
     if name == "numeric" and typmod >= 4:
         return (typmod - 4) >> 16, (typmod - 4) & 0x7FF
+    if name == "interval" and typmod >= 0:
+        return 49, typmod & 0xFFFF
     if name in ("varchar", "bpchar") and typmod >= 4:
         return typmod - 4, 0
     if name in ("bit", "varbit") and typmod > 0:
@@ -509,7 +557,7 @@ _GENERATED = {
 def _default(about: Mapping[str, Any], kind: Kind) -> str | None:
     """Return the default as JSON; None where there is none, or Debezium does not evaluate it."""
     expression, type_ = about["default"], about["type"]
-    if expression is None or (type_["name"] not in _GENERATED and type_.get("kind") != "e"):
+    if expression is None or "domain" in type_ or (type_["name"] not in _GENERATED and type_.get("kind") != "e"):
         return None
     text: str | None
     if type_.get("kind") == "e":
@@ -597,7 +645,7 @@ def _bool(*_: Any) -> Kind:
 
 def _text(schema: Schema, *, placeholder: bool = True) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:
     def make(_: Mapping[str, Any], options: TypeOptions) -> Kind:
-        return Kind(schema, quoted, '""', toast=json.dumps(options.placeholder) if placeholder else "null")
+        return Kind(schema, quoted, '""', toast=java_string(options.placeholder_text) if placeholder else "null")
 
     return make
 
@@ -608,16 +656,17 @@ def _binary(_: Mapping[str, Any], options: TypeOptions) -> Kind:
 
 def binary_kind(options: TypeOptions) -> Kind:
     """Return how bytes are written."""
-    mode, placeholder = options.binary, options.placeholder.encode()
-    if options.placeholder.startswith("hex:"):
-        placeholder = bytes.fromhex(options.placeholder[4:])
+    mode = options.binary
     write: Write
     if mode == "hex":
         schema, write = {"type": "string"}, lambda array: in_quotes(_hex(array))
     else:
         schema = {"type": "bytes" if mode == "bytes" else "string"}
         write = partial(_base64, url=mode == "base64-url-safe")
-    toast = write(pa.array([placeholder], pa.large_binary()))[0].as_py()
+    if mode == "bytes":
+        toast = write(pa.array([options.placeholder_bytes], pa.large_binary()))[0].as_py()
+    else:
+        toast = java_string(options.placeholder_text) if mode == "hex" else "null"
     return Kind(schema, write, '""', _unescaped, toast)
 
 
@@ -649,17 +698,30 @@ def _numeric(about: Mapping[str, Any], options: TypeOptions) -> Kind:
     if options.decimals == "double":
         return Kind({"type": "double"}, lambda array: java_floats(array.cast(TEXT).cast(pa.float64())), "0.0")
     if options.decimals == "string":
-        return Kind({"type": "string"}, _numeric_text, '"0"')
+        zero = "0" if typmod < 4 else f"{Decimal(0).scaleb(-_scale(typmod)):f}"
+        return Kind({"type": "string"}, _numeric_text, f'"{zero}"', partial(_with_scale, typmod=typmod))
     if typmod < 4:
         schema = _variable_schema()
         return Kind(schema, lambda array: by_value(array, _variable), '{"scale":0,"value":"AA=="}')
-    # Scales below 0 are taken for large ones: 3,-2 for 3,2046.
-    precision, scale = (typmod - 4) >> 16, (typmod - 4) & 0x7FF
+    precision, scale = (typmod - 4) >> 16, _scale(typmod)
     parameters = {"scale": str(scale), "connect.decimal.precision": str(precision)}
     schema = _named("bytes", _DECIMAL, parameters=parameters)
     if options.numbers:
         return Kind(schema, partial(_numbers, scale=scale), _java_decimal(0, scale))
     return Kind(schema, partial(_scaled, scale=scale), '"AA=="')
+
+
+def _scale(typmod: int) -> int:
+    """Return the scale of ``numeric(p,s)``. Those below 0 are taken for large ones: 3,-2 for 3,2046."""
+    return (typmod - 4) & 0x7FF
+
+
+def _with_scale(texts: pa.Array, *, typmod: int) -> pa.Array:
+    """Return numbers with as many decimals as their type has: a default is written with fewer."""
+    if typmod < 4 or _scale(typmod) > 1000:
+        return texts
+    places = Decimal(1).scaleb(-_scale(typmod))
+    return by_value(texts, lambda text: text if text in _SPECIAL else f"{_EXACT.quantize(Decimal(text), places):f}")
 
 
 def _variable_schema() -> Schema:
@@ -770,10 +832,12 @@ def _money(_: Mapping[str, Any], options: TypeOptions) -> Kind:
 # --- days, times, instants, intervals ---
 
 
-def _date(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+def _date(about: Mapping[str, Any], options: TypeOptions) -> Kind:
     def read(texts: pa.Array) -> pa.Array:
-        return texts.cast(pa.date32())
+        return _times_of(texts, pa.date32())
 
+    # The driver reads an array's days as it does those of a snapshot.
+    in_array = "in_array" in about
     if options.times == "isostring":
         schema = _named("string", f"{_TIME}IsoDate")
 
@@ -784,10 +848,18 @@ def _date(_: Mapping[str, Any], options: TypeOptions) -> Kind:
                 texts = pc.if_else(pc.equal(array.view(pa.int32()), infinite), pa.scalar(text, TEXT), texts)
             return in_quotes(texts)
 
-        return Kind(schema, partial(iso, read=False), '"1970-01-01Z"', read, write_read=partial(iso, read=True))
+        return Kind(schema, partial(iso, read=in_array), '"1970-01-01Z"', read, write_read=partial(iso, read=True))
     name = "org.apache.kafka.connect.data.Date" if options.times == "connect" else f"{_TIME}Date"
 
-    return Kind(_named("int32", name), partial(_days, read=False), "0", read, write_read=partial(_days, read=True))
+    return Kind(_named("int32", name), partial(_days, read=in_array), "0", read, write_read=partial(_days, read=True))
+
+
+def _times_of(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return days or instants of PostgreSQL's texts; what does not fit 64 bits is null."""
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:
+        return times_of(texts, kind)
 
 
 _LAST_DAY, _FIRST_DAY = 2**31 - 1, -(2**31)  # infinity, as the log has it
@@ -800,17 +872,23 @@ _INFINITE_ISO = {_LAST_DAY: "+292278994-08-16Z", _FIRST_DAY: "+292269055-12-02Z"
 
 
 def _days(array: pa.Array, *, read: bool) -> pa.Array:
-    """Days since 1970. A snapshot has them from Java's calendar, which knows no BC, and has no 1582-10-05 to -14."""
+    """Days since 1970. A snapshot has them from Java's calendar."""
     days = np.array(array.view(pa.int32()).fill_null(0))
     infinite, past = _INFINITE_DAYS[read]
     odd = {infinite: days == _LAST_DAY, past: days == _FIRST_DAY}
     if read:
-        days[(days >= _GAP[0]) & (days <= _GAP[1])] += 10
-        bc = (days < _YEAR_1) & (days != _FIRST_DAY)
-        days[bc] = [_of_the_era(int(day)) for day in days[bc]]
+        days = np.where(days == _FIRST_DAY, days, _java_days(days))
     for value, where in odd.items():
         days[where] = value
     return pa.array(days, mask=np.asarray(array.is_null())).cast(TEXT)
+
+
+def _java_days(days: Ints) -> Ints:
+    """Return the days of the dates that Java's calendar has for days: it knows no BC, and has no 1582-10-05 to -14."""
+    found = np.where((days >= _GAP[0]) & (days <= _GAP[1]), days + 10, days)
+    bc = days < _YEAR_1
+    found[bc] = [_of_the_era(day) for day in days[bc].tolist()]
+    return found
 
 
 def _of_the_era(day: int) -> int:
@@ -837,24 +915,26 @@ def _counted(name: str, precision: int, mode: str) -> tuple[Schema, int]:
 
 
 def _time(about: Mapping[str, Any], options: TypeOptions) -> Kind:
+    in_array = "in_array" in about
     if options.times == "isostring":
 
         def iso(array: pa.Array) -> pa.Array:
             # Midnight at the end of a day is the one at its beginning.
-            texts = pc.replace_substring_regex(_trimmed(array), "^24:", "00:")
+            texts = pc.replace_substring_regex(_trimmed(_cut_times(array) if in_array else array), "^24:", "00:")
             return in_quotes(_with_z(texts))
 
         return Kind(_named("string", f"{_TIME}IsoTime"), iso, '"00:00:00Z"')
     schema, unit = _counted("Time", _precision(about), options.times)
-    # Times in arrays are cut to milliseconds, whatever the precision.
-    cut = 1000 if about.get("in_array") else 1
-    return Kind(schema, lambda array: _in_unit(_time_us(array), unit, cut), "0")
+    return Kind(schema, lambda array: _in_unit(_time_us(_cut_times(array) if in_array else array), unit), "0")
 
 
-def _in_unit(micros: pa.Array, unit: int, cut: int = 1) -> pa.Array:
+def _cut_times(array: pa.Array) -> pa.Array:
+    """Times of milliseconds, whatever the precision, as the driver has those of arrays; the end of a day is none."""
+    return pc.replace_substring_regex(pc.utf8_slice_codeunits(array.cast(TEXT), 0, 12), "^24:", "00:")
+
+
+def _in_unit(micros: pa.Array, unit: int) -> pa.Array:
     numbers = np.asarray(micros.fill_null(0))
-    if cut > 1:
-        numbers = numbers // cut * cut
     bad = None
     if unit == 0:  # beyond 64 bits of nanoseconds it is null
         bad = np.abs(numbers) > np.iinfo(np.int64).max // 1000
@@ -887,7 +967,8 @@ def _with_z(texts: pa.Array) -> pa.Array:
 
 def _timestamp(about: Mapping[str, Any], options: TypeOptions) -> Kind:
     def read(texts: pa.Array) -> pa.Array:
-        return texts.cast(pa.timestamp("us"))
+        found = _times_of(texts, pa.timestamp("us"))
+        return _julian(found) if "in_array" in about else found
 
     if options.times == "isostring":
         schema = _named("string", f"{_TIME}IsoTimestamp")
@@ -898,7 +979,42 @@ def _timestamp(about: Mapping[str, Any], options: TypeOptions) -> Kind:
 
         return Kind(schema, iso, '"1970-01-01T00:00:00Z"', read)
     schema, unit = _counted("Timestamp", _precision(about), options.times)
+    if unit == 0:
+        return Kind(schema, _timestamp_ns, "0", read)
     return Kind(schema, lambda array: _in_unit(_finite_us(array), unit), "0", read)
+
+
+def _timestamp_ns(array: pa.Array) -> pa.Array:
+    """Nanoseconds, of which infinity is the last."""
+    numbers = array.view(pa.int64())
+    infinite = pc.is_in(numbers, pa.array(list(_INFINITE_US), pa.int64()))
+    return pc.if_else(infinite, numbers.cast(TEXT), _in_unit(numbers, 0))
+
+
+_CUTOVER = -141_427  # 1582-10-15, with which Java's calendar becomes the Gregorian one
+
+
+def _julian(array: pa.Array) -> pa.Array:
+    """Return instants of which the dates before 1582-10-15 are taken for Julian ones, as Java's calendar has them."""
+    numbers = np.array(array.view(pa.int64()).fill_null(0))
+    days, rest = np.divmod(numbers, _DAY_US)
+    old = (days < _CUTOVER) & (numbers != np.iinfo(np.int64).min)
+    if not old.any():
+        return array
+    moved = np.array([_julian_days(*civil(day)) for day in days[old].tolist()])
+    numbers[old] = moved * _DAY_US + rest[old]
+    return pa.array(numbers, mask=np.asarray(array.is_null())).view(array.type)
+
+
+def _julian_days(year: int, month: int, day: int) -> int:
+    """Days from 1970-01-01 to a date of the Julian calendar.
+
+    >>> _julian_days(1582, 10, 10), _julian_days(1, 1, 1)
+    (-141422, -719164)
+    """
+    before = (14 - month) // 12
+    years, months = year + 4800 - before, month + 12 * before - 3
+    return day + (153 * months + 2) // 5 + 365 * years + years // 4 - 2_472_671
 
 
 # Microseconds of infinity, as Java's driver has it.
@@ -918,37 +1034,50 @@ def _finite_us(array: pa.Array) -> pa.Array:
 
 def _timestamptz(about: Mapping[str, Any], _: TypeOptions) -> Kind:
     digits = _precision(about)
+    infinities = ("infinity", "-infinity")
+    if "in_array" in about:
+        fraction = f".{'0' * digits}" if digits else ""
+        infinities = ("infinity", f"+292269055-12-02T23:00:00{fraction}Z")
 
     def write(array: pa.Array) -> pa.Array:
-        texts = timestamps.to_iso(array)
+        texts = timestamps.to_iso(_in_java_dates(array) if "in_array" in about else array)
         if digits < 6:
             texts = pc.utf8_replace_slice(texts, -(7 - digits) - (digits == 0), -1, "")
         numbers = array.view(pa.int64())
-        for infinite, text in zip(_INFINITE_US, ("infinity", "-infinity"), strict=True):
+        for infinite, text in zip(_INFINITE_US, infinities, strict=True):
             texts = pc.if_else(pc.equal(numbers, infinite), pa.scalar(text, TEXT), texts)
         return in_quotes(texts)
 
     def read(texts: pa.Array) -> pa.Array:
-        return texts.cast(pa.timestamp("us", "UTC"))
+        return _times_of(texts, pa.timestamp("us", "UTC"))
 
     return Kind(_named("string", f"{_TIME}ZonedTimestamp"), write, '"1970-01-01T00:00:00Z"', read)
+
+
+def _in_java_dates(array: pa.Array) -> pa.Array:
+    """Return instants with the dates that Java's calendar has for theirs."""
+    numbers = np.array(array.view(pa.int64()).fill_null(0))
+    days, rest = np.divmod(numbers, _DAY_US)
+    old = (days < _CUTOVER) & (numbers != np.iinfo(np.int64).min)
+    numbers[old] = _java_days(days[old]) * _DAY_US + rest[old]
+    return pa.array(numbers, mask=np.asarray(array.is_null())).view(array.type)
 
 
 _TIMETZ = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d+))?([+-]\d\d)(?::(\d\d))?(?::(\d\d))?")
 
 
-def _timetz(*_: Any) -> Kind:
+def _timetz(about: Mapping[str, Any], _: TypeOptions) -> Kind:
+    in_array = "in_array" in about  # the driver reads whole seconds there
+
     def shifted(text: str) -> str:
         match = _TIMETZ.fullmatch(text)
         if match is None:
             return json.dumps(text)
         hour, minute, second, fraction, zone, zone_minute, zone_second = match.groups()
-        if hour == "24" and int(zone) == 0:
-            return '"24:00:00Z"'
         sign = -1 if zone.startswith("-") else 1
         offset = abs(int(zone)) * 3600 + int(zone_minute or 0) * 60 + int(zone_second or 0)
         rest = (int(hour) * 3600 + int(minute) * 60 + int(second) - sign * offset) % 86_400
-        decimals_ = f".{fraction}".rstrip("0").rstrip(".") if fraction else ""
+        decimals_ = f".{fraction}".rstrip("0").rstrip(".") if fraction and not in_array else ""
         return f'"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}{decimals_}Z"'
 
     return Kind(_named("string", f"{_TIME}ZonedTime"), lambda array: by_value(array, shifted), '"00:00:00Z"')
@@ -977,17 +1106,23 @@ def _interval(_: Mapping[str, Any], options: TypeOptions) -> Kind:
     def micros(text: str) -> str:
         years, months, days, hours, minutes, seconds = parts(text)
         whole = (years * 12 + months) * _MONTH_US + days * _DAY_US + (hours * 60 + minutes) * 60_000_000
-        return str(whole + int(seconds * 1_000_000))
+        return str(min(max(whole + int(_double_seconds(seconds) * 1e6), -(2**63)), 2**63 - 1))
 
     def iso(text: str) -> str:
         years, months, days, hours, minutes, seconds = parts(text)
-        shown = f"{seconds:f}"
-        shown = shown.rstrip("0").rstrip(".") if "." in shown else shown
+        nanos = Decimal(int(_double_seconds(seconds) * 1e9))
+        shown = f"{nanos.scaleb(-9):f}".rstrip("0").rstrip(".")
         return f'"P{years}Y{months}M{days}DT{hours}H{minutes}M{"0" if shown == "-0" else shown}S"'
 
     if options.intervals == "string":
         return Kind(_named("string", f"{_TIME}Interval"), lambda a: by_value(a, iso), '"P0Y0M0DT0H0M0S"')
     return Kind(_named("int64", f"{_TIME}MicroDuration"), lambda a: by_value(a, micros), "0")
+
+
+def _double_seconds(seconds: Decimal) -> float:
+    """Return seconds as the driver adds them up, from which Debezium cuts off what is left."""
+    whole = int(seconds)
+    return whole + int((seconds - whole) * 1_000_000) / 1e6
 
 
 # --- bits, points, hstore, vectors ---
@@ -997,9 +1132,8 @@ def _bits(about: Mapping[str, Any], _: TypeOptions) -> Kind:
     varying = about["name"] == "varbit"
     length = about["typmod"] if about["typmod"] > 0 else (2_147_483_647 if varying else 1)
     if length == 1:
-        return Kind(
-            {"type": "boolean"}, lambda a: by_value(a, lambda text: "true" if "1" in text else "false"), "false"
-        )
+        one = {"": None, "0": "false", "1": "true"}
+        return Kind({"type": "boolean"}, partial(by_value, write=one.__getitem__), "false")
 
     def packed(text: str) -> str:
         number = int(text, 2) if text else 0
@@ -1037,7 +1171,7 @@ def _hstore(_: Mapping[str, Any], options: TypeOptions) -> Kind:
         pairs = {plain(m[1]): None if m[2] is None else plain(m[2]) for m in _HSTORE.finditer(text)}
         return json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
 
-    held = write(f'"{options.placeholder}"=>"{options.placeholder}"')
+    held = write(f'"{options.placeholder_text}"=>"{options.placeholder_text}"')
     if options.hstore == "map":
         values = {"type": "string", "optional": True}
         schema = {"type": "map", "keys": {"type": "string", "optional": False}, "values": values}
@@ -1101,7 +1235,7 @@ def _array(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
     if name == "bit":  # taken for a bit string, which an array is not
         return replace(inner, write=lambda array: pa.nulls(len(array), TEXT))
     is_enum = element.get("kind") == "e"
-    texts_only = inner.schema["type"] == "string" and "name" not in inner.schema
+    nested = _class_of_items(name, inner.schema)
     whole = is_enum or made or name == "tsvector" or name not in _TYPES
     items_of = _boxes if name == "box" else array_items
 
@@ -1109,7 +1243,9 @@ def _array(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
         rows = [None if text is None else list(items_of(text)) for text in array.to_pylist()]
         if whole:  # a NULL among these makes the whole value null
             rows = [None if row is not None and None in row else row for row in rows]
-        flat = [[_nested(item, texts_only) for item in row] if row is not None else None for row in rows]
+        if name == "numeric":  # and so does what is no number
+            rows = [None if row is not None and not _SPECIAL.keys().isdisjoint(_texts_in(row)) else row for row in rows]
+        flat = [[_nested(item, nested) for item in row] if row is not None else None for row in rows]
         lists = pa.array(flat, pa.list_(TEXT))
         items = inner.write(inner.read(lists.flatten())).fill_null("null")
         return enclosed("[", lists, items, "]")
@@ -1118,26 +1254,45 @@ def _array(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
     return Kind(schema, write, "[]", toast=_array_toast(name, inner, options))
 
 
+def _texts_in(row: Sequence[Any]) -> Iterator[str]:
+    return (item for item in row if isinstance(item, str))
+
+
 def _boxes(text: str) -> Iterator[str | None]:
     """Yield boxes of an array, between which there are semicolons."""
     for item in text[1:-1].split(";") if text != "{}" else ():
         yield None if item == "NULL" else item
 
 
-def _nested(item: Any, texts_only: bool) -> str | None:
+def _class_of_items(name: str, schema: Schema) -> str:
+    """Return Java's class of an array's items whose converter takes any object's text; empty where it does not."""
+    if name in _CHARACTERS or schema.get("name") in ("io.debezium.data.Json", "io.debezium.data.Enum"):
+        return "java.lang.String"
+    if name == "uuid":
+        return "java.util.UUID"
+    plain = schema["type"] == "string" and "name" not in schema and name not in ("numeric", "bytea")
+    return "java.lang.Object" if plain else ""
+
+
+def _nested(item: Any, class_: str) -> str | None:
     """Arrays in arrays are what Java makes of them: the name of a class as text, else null."""
-    if isinstance(item, list):
-        return "[Ljava.lang.String;@HASH" if texts_only else None
-    return item  # type: ignore[no-any-return]  # text, or None
+    if not isinstance(item, list):
+        return item  # type: ignore[no-any-return]  # text, or None
+    depth = 1
+    while item and isinstance(item[0], list):
+        item, depth = item[0], depth + 1
+    return f"{'[' * depth}L{class_};@HASH" if class_ else None
 
 
 def _array_toast(name: str, inner: Kind, options: TypeOptions) -> str:
+    if name == "bytea" and options.binary != "bytes":
+        return "null"
     if name in ("text", "varchar", "bpchar", "json", "jsonb", "bytea"):
         return f"[{inner.toast}]"
-    if name in ("int4", "int8", "date"):
-        return json.dumps(list(options.placeholder.encode()), separators=(",", ":"))
+    if name in ("int4", "int8", "date"):  # Java's bytes have a sign
+        return json.dumps(np.frombuffer(options.placeholder_bytes, np.int8).tolist(), separators=(",", ":"))
     if name == "uuid":  # Java's UUID.nameUUIDFromBytes
-        digest = bytearray(hashlib.md5(options.placeholder.encode(), usedforsecurity=False).digest())
+        digest = bytearray(hashlib.md5(options.placeholder_bytes, usedforsecurity=False).digest())
         digest[6], digest[8] = digest[6] & 0x0F | 0x30, digest[8] & 0x3F | 0x80
         return f'["{uuid.UUID(bytes=bytes(digest))}"]'
     return "null"

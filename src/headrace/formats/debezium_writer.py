@@ -136,7 +136,8 @@ class EventOptions:
 
     Attributes:
         tombstones: ``tombstones.on.delete``.
-        skipped: letters of ``skipped.operations``.
+        skipped: letters of ``skipped.operations``; ``unsent``: it is the server that leaves them out, as it does where
+            the property is there.
         keys: patterns of ``schema.table.column``, of ``message.key.columns``.
         schemas: schemas stand beside keys and values.
         transactions: ``provide.transaction.metadata``.
@@ -152,6 +153,7 @@ class EventOptions:
     types: TypeOptions
     tombstones: bool = True
     skipped: frozenset[str] = frozenset("t")
+    unsent: bool = False
     keys: tuple[re.Pattern[str], ...] = ()
     schemas: bool = False
     transactions: bool = False
@@ -185,6 +187,7 @@ class EventOptions:
             types if chain is None else replace(types, null_as_default=False),
             tombstones=properties.get("tombstones.on.delete", "true").lower() == "true",
             skipped=frozenset(_names(properties.get("skipped.operations", "t"))) - {"none"},
+            unsent="skipped.operations" in properties,
             keys=tuple(keys),
             schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
             transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
@@ -199,13 +202,17 @@ class EventOptions:
         )
 
 
+_UNCOUNTED = 3  # place of an event that is not written and that its transaction does not count; tombstones have 1
+
+
 @dataclass(slots=True)
 class Lines:
     """Events of a batch in their order, with the positions of the rows that they are of.
 
     Attributes:
         rows: whose event each is, in the batch.
-        texts: each one's JSON with the line's end.
+        texts: each one's JSON with the line's end; null of an event that is not written, where transactions are told:
+            one begins and ends with it.
         counted: which of them transactions count: all but tombstones.
         table: ``schema.table``.
         refusals: events that a transform could not take.
@@ -368,7 +375,7 @@ class EventWriter:
         """Return lines that were written with schemas as the chain of transforms leaves them, where there is one."""
         if self.options.chain is None:
             return lines
-        found, refusals = transformed(self.options.chain, lines.texts.to_pylist(), self.options)
+        found, refusals = transformed(self.options.chain, lines.texts.drop_null().to_pylist(), self.options)
         kept = np.array([number for number, _ in found], np.int64)
         texts = pa.array([text for _, text in found], TEXT)
         return Lines(lines.rows[kept], texts, lines.counted[kept], lines.table, refusals)
@@ -407,8 +414,10 @@ class _Events:
         """Return all events, in order: an update of a key is a delete, its tombstone and an insert."""
         op, every = self.op, np.arange(self.n)
         skipped = np.isin(op, [ord(letter) for letter in self.options.skipped])
+        unseen = np.zeros(self.n, bool) if self.options.unsent else skipped
         if self.options.changes_only:
-            skipped |= self._idle()
+            idle = self._idle() & ~skipped
+            skipped, unseen = skipped | idle, unseen | idle
         deleted, truncated = op == ord("d"), op == ord("t")
         rekeyed, old, new = self._rekeyed(skipped)
         usual = ~skipped & ~deleted & ~truncated
@@ -420,16 +429,19 @@ class _Events:
                 (gone, 0, self._deletes(gone, self._own_rows(gone), keys, None)),
                 (gone, 1, self._tombstones(gone, keys, None)),
             ]
-        if self.options.flattening is None:
-            parts += [(rows, 0, self._truncates(rows)) for rows in _some(every[truncated & ~skipped])]
+        parts += [(rows, 0, self._truncates(rows)) for rows in _some(every[truncated & ~skipped])]
+        if self.options.transactions:
+            parts += [(rows, _UNCOUNTED, pa.nulls(rows.size, TEXT)) for rows in _some(every[unseen])]
         if rekeyed.size:
             to = self._key_header("__debezium.newkey", new)
             since = self._key_header("__debezium.oldkey", old)
-            parts += [
-                (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), [old], to)),
-                (rekeyed, 1, self._tombstones(rekeyed, [old], to)),
-                (rekeyed, 2, self._rows(rekeyed, "c", since)),
-            ]
+            if "d" not in self.options.skipped:
+                parts += [
+                    (rekeyed, 0, self._deletes(rekeyed, self._before_rows(rekeyed), [old], to)),
+                    (rekeyed, 1, self._tombstones(rekeyed, [old], to)),
+                ]
+            if "c" not in self.options.skipped:
+                parts.append((rekeyed, 2, self._rows(rekeyed, "c", since)))
         return self._in_order([part for part in parts if part[2] is not None])
 
     @property
@@ -456,11 +468,12 @@ class _Events:
             return Lines(np.zeros(0, np.int64), pa.array([], TEXT), np.zeros(0, bool), self._named)
         row = np.concatenate([rows for rows, _, _ in parts])
         place = np.concatenate([np.full(rows.size, place) for rows, place, _ in parts])
+        counted = ~np.isin(place, (1, _UNCOUNTED))
         if len(parts) == 1:
-            return Lines(row, parts[0][2], place != 1, self._named)
+            return Lines(row, parts[0][2], counted, self._named)
         order = np.lexsort((place, row))
         texts = pa.concat_arrays([texts for _, _, texts in parts]).take(pa.array(order))
-        return Lines(row[order], texts, place[order] != 1, self._named)
+        return Lines(row[order], texts, counted[order], self._named)
 
     # --- rows and keys ---
 
@@ -568,7 +581,7 @@ class _Events:
         if flattening is None:
             return self._line(rows, keys, self._envelope(rows, before, ["null"], ops), ops, headers)
         if flattening.deletes == "drop":
-            return None
+            return self._unwritten(rows)
         if flattening.marks:
             return self._line(rows, keys, self._flattened(rows, before, ops, deleted=True), ops, headers)
         schemaless = flattening.deletes == "delete-to-tombstone"
@@ -578,9 +591,15 @@ class _Events:
         flattening = self.options.flattening
         if not self.options.tombstones or (flattening is not None and flattening.deletes != "rewrite-with-tombstone"):
             return None
-        return self._line(rows, keys, None, self._ops(rows, "d"), headers, schemaless=True)
+        return self._line(rows, keys, None, self._ops(rows, "d"), headers, tombstone=True)
 
-    def _truncates(self, rows: Ints) -> pa.Array:
+    def _unwritten(self, rows: Ints) -> pa.Array | None:
+        """Return what stands for events that flattening drops: transactions count them."""
+        return pa.nulls(rows.size, TEXT) if self.options.transactions else None
+
+    def _truncates(self, rows: Ints) -> pa.Array | None:
+        if self.options.flattening is not None:
+            return self._unwritten(rows)
         ops = self._ops(rows, "t")
         return self._line(rows, None, self._envelope(rows, ["null"], ["null"], ops), ops, None)
 
@@ -629,19 +648,24 @@ class _Events:
         headers: pa.Array | None,
         *,
         schemaless: bool = False,
+        tombstone: bool = False,
     ) -> pa.Array:
         """Return whole lines.
 
         Args:
             keys, values: None where they are null.
             schemaless: a null value has no schema either.
+            tombstone: it has the headers of its delete, to which flattening adds the operation once more.
         """
         flattening = self.options.flattening
         shown: list[Part] = [] if headers is None else [headers]
-        for place, name in flattening.headers if flattening is not None else ():
-            shown += [f"{', ' if shown else ''}[{java_string(name)}, ", *self._place(place, rows, ops), "]"]
+        added = () if flattening is None else flattening.headers
+        again = [(place, name) for place, name in added if tombstone and place == "op"]
+        for place, name in (*added, *again):
+            cells = _in_header(self._place(place, rows, ops))
+            shown += [f"{', ' if shown else ''}[{java_string(name)}, ", *cells, "]"]
         parts: list[Part] = [f'{{"topic":{java_string(self.table.topic)},"key":', *self._keyed(keys)]
-        parts += [',"value":', *self._valued(values, schemaless=schemaless)]
+        parts += [',"value":', *self._valued(values, schemaless=schemaless or tombstone)]
         if shown:
             parts += [',"headers":[', *shown, "]"]
         return joined([*parts, "}\n"], rows.size)
@@ -730,7 +754,7 @@ class _EventRecords(_Events):
             for (rows, _, found), end in zip(parts, ends.tolist(), strict=True)
         ]
         assert self.options.chain is not None
-        made, refusals = self.options.chain.apply(records)
+        made, refusals = self.options.chain.apply(records, sharing=True)
         lines = printed(made, schemas=self.options.schemas, defaults=self.options.null_as_default)
         kept = order[np.array([number for number, _ in lines], np.int64)]
         row, counted, texts = row[kept], place[kept] != 1, pa.array([text for _, text in lines], TEXT)
@@ -808,7 +832,7 @@ def transformed(
     chain: Chain, lines: Sequence[str], options: EventOptions
 ) -> tuple[list[tuple[int, str]], list[Refusal]]:
     """Return the lines that a chain makes of lines with schemas, each with its number, and what it could not take."""
-    made, refusals = chain.apply(parsed(lines))
+    made, refusals = chain.apply(parsed(lines), sharing=True)
     return printed(made, schemas=options.schemas, defaults=options.null_as_default), refusals
 
 
@@ -834,6 +858,23 @@ def _dumped(schema: Schema) -> str:
 
 def _header(name: str, texts: pa.Array) -> pa.Array:
     return joined([f"[{java_string(name)}, ", texts, "]"], len(texts))
+
+
+def _in_header(cells: list[Part]) -> list[Part]:
+    """Return a value as a header has it, in which a number is a text.
+
+    >>> _in_header(["7"]), _in_header(['"a"']), _in_header(["null"]), _in_header(['"[', "7", ']"'])
+    (['"7"'], ['"a"'], ['null'], ['"[', '7', ']"'])
+    """
+    if len(cells) != 1:
+        return cells  # a text of several parts
+    (cell,) = cells
+    if isinstance(cell, str):
+        return [cell if cell == "null" or cell.startswith('"') else f'"{cell}"']
+    texts = cell.texts if isinstance(cell, Shared) else cell
+    bare = pc.invert(pc.or_(pc.equal(texts, "null"), pc.starts_with(texts, '"')))
+    quoted_ = pc.if_else(bare, in_quotes(texts), texts)
+    return [Shared(quoted_, cell.of) if isinstance(cell, Shared) else quoted_]
 
 
 def _struct(keys: pa.Array, schema: Schema) -> pa.Array:
@@ -1008,16 +1049,16 @@ class TransactionMetadata:
     _open: Place | None = None
     _counts: dict[str, int] = field(default_factory=dict)
 
-    def event(self, place: Place, text: str) -> list[str]:
-        """Return an event with its block, behind what comes before it."""
+    def event(self, place: Place, text: str | None) -> list[str]:
+        """Return an event with its block, behind what comes before it; only that where it is not written."""
         if place.apart:
-            return [*self.end(), text]
+            return [*self.end(), *_written(text)]
         before = []
         if self._open is None or place.commit != self._open.commit:
             before = [*self.end(), self._line("BEGIN", place, place.lsn, None)]
             self._open = place
         if not place.counted:
-            return [*before, text]
+            return [*before, *_written(text)]
         table = place.table
         self._counts[table] = self._counts.get(table, 0) + 1
         block = {
@@ -1025,6 +1066,8 @@ class TransactionMetadata:
             "total_order": sum(self._counts.values()),
             "data_collection_order": self._counts[table],
         }
+        if text is None:
+            return before
         # The last one is the envelope's own: rows come before it.
         none, following = (_NO_MESSAGE_BLOCK, "message") if table == MESSAGES else (_NO_BLOCK, "op")
         head, found, tail = text.rpartition(none)
@@ -1054,6 +1097,10 @@ class TransactionMetadata:
             key = {"schema": _TRANSACTION_KEY, "payload": key}
             value = {"schema": _TRANSACTION_VALUE, "payload": value}
         return _dumped({"topic": self.topic, "key": key, "value": value}) + "\n"
+
+
+def _written(text: str | None) -> list[str]:
+    return [] if text is None else [text]
 
 
 def _id(place: Place, lsn: int) -> str:

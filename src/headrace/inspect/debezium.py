@@ -189,14 +189,14 @@ class _Line:
     """An event, with what orders it inside its slice."""
 
     place: tuple[int, int, int]
-    text: str
+    text: str | None
     of: Place | None
     connector: _Connector | None
 
     def with_transaction(self) -> list[str]:
         """Return it with what the topic of transactions has before it."""
         if self.of is None or self.connector is None or self.connector.transactions is None:
-            return [self.text]
+            return [] if self.text is None else [self.text]
         return self.connector.transactions.event(self.of, self.text)
 
 

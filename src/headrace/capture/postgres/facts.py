@@ -6,8 +6,9 @@ as JSON in the metadata of the table's batches, under ``postgres.facts``, and re
     {"schema": "public", "table": "items", "identity": "d", "key": ["id"], "columns": [
       {"name": "qty", "type": {"name": "int4", "typmod": -1}, "not_null": false, "default": "5"}]}
 
-The type of a column is that under its domains, the one of an array has its ``element``, that of an enum its ``labels``,
-and ``kind`` is pg_type's ``typtype`` (``b`` base, ``e`` enum, ``c`` composite, ``r`` range, ``m`` multirange).
+The type of a column is that under its domains, of which ``domain`` is the first, the one of an array has its
+``element``, that of an enum its ``labels``, and ``kind`` is pg_type's ``typtype`` (``b`` base, ``e`` enum, ``c``
+composite, ``r`` range, ``m`` multirange).
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import psycopg
 
 from headrace.capture.postgres.messages import Column, Relation
 
-# Debezium takes the first unique index without expressions where there is no primary key, in the order of their names.
+# Debezium takes the first unique index without expressions where there is no primary key, in the order of their names:
+# that with the columns that the index includes.
 _KEY = """
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE k.place <= i.indnkeyatts ORDER BY k.place)
+             WHERE k.place <= i.indnkeyatts OR NOT i.indisprimary ORDER BY k.place)
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 WHERE i.indrelid = %s AND (i.indisprimary OR (i.indisunique AND i.indexprs IS NULL))
 ORDER BY i.indisprimary DESC, x.relname LIMIT 1
@@ -96,14 +98,12 @@ def _types(connection: _Connection, oids: Iterable[int], found: Types) -> Types:
 def _type(oid: int, typmod: int, types: Types) -> dict[str, Any]:
     name, kind, base, base_typmod, element, labels = types.get(oid, (f"oid {oid}", "b", 0, -1, 0, []))
     if kind == "d":
-        return _type(base, base_typmod if typmod == -1 else typmod, types)
+        return {**_type(base, base_typmod if typmod == -1 else typmod, types), "domain": name}
     found: dict[str, Any] = {"name": name, "typmod": typmod, "oid": oid}
     if kind != "b":
         found["kind"] = kind
     if element:
         found["element"] = _type(element, typmod, types)
-        if types.get(element, ("", ""))[1] == "d":
-            found["element"]["domain"] = True
     if labels:
         found["labels"] = labels
     return found

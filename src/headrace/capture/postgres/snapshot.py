@@ -29,7 +29,7 @@ from headrace.capture.postgres.table import misfit, nans, plain_json
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceRefused, SourceUnavailable
 from headrace.faults import fault
-from headrace.plain_values import is_list
+from headrace.plain_values import INFINITE, infinities, is_list
 
 PIECE_ROWS = 100_000
 OnProgress = Callable[[str, int, int], None]  # table, rows until now, rows estimated
@@ -349,12 +349,12 @@ class Converter:
             found = {
                 row: texts.pop(field.name)
                 for row, texts in enumerate(left)
-                if texts and pa.types.is_temporal(field.type) and texts.get(field.name) in values.INFINITE
+                if texts and pa.types.is_temporal(field.type) and texts.get(field.name) in INFINITE
             }
             if found:
                 mask = np.zeros(len(dead), bool)
                 mask[list(found)] = True
-                infinite = values.infinities(list(found.values()), field.type)
+                infinite = infinities(list(found.values()), field.type)
                 columns[place] = pc.replace_with_mask(columns[place].cast(field.type), pa.array(mask), infinite)
         nan = self._take_nan(columns, left) if self._with_nan else []
         names = records.schema.names

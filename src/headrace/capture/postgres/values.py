@@ -10,7 +10,7 @@ intervalstyle=postgres and extra_float_digits above 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from headrace.arrays import Bytes, Ints, Mask
 from headrace.capture.postgres import types
 from headrace.capture.postgres.cells import Cells
 from headrace.capture.postgres.messages import UNIX_2000_US, Longs
-from headrace.plain_values import days_of, is_list
+from headrace.plain_values import is_list, times_of
 
 UNIX_2000_DAYS = 10_957
 _INT64_MAX = np.iinfo(np.int64).max
@@ -440,11 +440,6 @@ def without(array: pa.Array, lost: Mask) -> pa.Array:
 
 # --- the text form ---
 
-_DAY_US = 86_400_000_000
-_DATE_PARTS = r"^(?P<year>\d{1,7})-(?P<month>\d\d)-(?P<day>\d\d)"
-_TIME_PARTS = r" (?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d{1,6}))?(?:\+00)?"
-_BC = r"(?P<bc> BC)?$"
-
 
 def text(cells: Cells, valid: Mask | None, type_oid: int, arrow_type: pa.DataType) -> Decoded:
     """Decode the valid cells of a text column; the others become null.
@@ -597,72 +592,20 @@ def _halve(texts: pa.StringArray, arrow_type: pa.DataType, parts: list[pa.Array]
         _halve(texts[middle:], arrow_type, parts)
 
 
-INFINITE = ("infinity", "-infinity")
-
-
-def infinities(texts: Sequence[str], arrow_type: pa.DataType) -> pa.Array:
-    """Return infinite days or instants: the largest number of their type, and the smallest.
-
-    >>> infinities(["-infinity"], pa.date32()).cast(pa.int32()).to_pylist()
-    [-2147483648]
-    """
-    kind = np.int32 if pa.types.is_date32(arrow_type) else np.int64
-    limits = np.iinfo(kind)
-    numbers = np.array([limits.max if text == "infinity" else limits.min for text in texts], kind)
-    return pa.array(numbers).view(arrow_type)
-
-
 def _lost(texts: pa.StringArray, array: pa.Array) -> Mask | None:
     bad = pc.and_(pc.is_valid(texts), pc.is_null(array)).to_numpy(zero_copy_only=False)
     return bad if bad.any() else None
 
 
 def _unusual_times(cells: Cells, texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
-    """Cast times; Arrow does years of four digits, `_dates_or_times` the others, and what is no time at all."""
+    """Cast times; Arrow does years of four digits, `times_of` the others, and what is no time at all."""
     last = cells.start + np.maximum(cells.lengths, 1) - 1
     unusual = (cells.buffer[cells.start + 4] != ord("-")) | (cells.buffer[last] == ord("C"))
     mask = pa.array(unusual)
     try:
         array = pc.if_else(mask, pa.scalar(None, pa.string()), texts).cast(arrow_type)
     except pa.ArrowInvalid:
-        return _dates_or_times(texts, arrow_type)
-    array = pc.replace_with_mask(array, mask, _dates_or_times(texts.filter(mask), arrow_type)[0])
-    return array, _lost(texts, array)
-
-
-def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
-    """Return infinity, and dates and timestamps with years before 1 or after 9999, which Arrow does not parse.
-
-    >>> _dates_or_times(pa.array(["0001-01-01 BC", "infinity"]), pa.date32())[0].cast(pa.int32()).to_pylist()
-    [-719528, 2147483647]
-    """
-    infinite = pc.is_in(texts, pa.array(list(INFINITE)))
-    if infinite.true_count:
-        array = _dates_or_times(pc.if_else(infinite, pa.scalar(None, pa.string()), texts), arrow_type)[0]
-        found = texts.filter(infinite).to_pylist()
-        array = pc.replace_with_mask(array, infinite.fill_null(False), infinities(found, arrow_type))
-        return array, _lost(texts, array)
-    dates = pa.types.is_date(arrow_type)
-    parts = pc.extract_regex(texts, _DATE_PARTS + ("" if dates else _TIME_PARTS) + _BC)
-    valid = pc.is_valid(parts).to_numpy(zero_copy_only=False)
-
-    def number(name: str) -> Ints:
-        field = pc.struct_field(parts, name)
-        digits = pc.if_else(pc.and_(pc.is_valid(parts), pc.not_equal(field, "")), field, "0")
-        numbers: Ints = digits.fill_null("0").cast(pa.int64()).to_numpy()
-        return numbers
-
-    bc = pc.not_equal(pc.struct_field(parts, "bc"), "").fill_null(False).to_numpy(zero_copy_only=False)
-    year = np.where(bc, 1 - number("year"), number("year"))
-    days = days_of(year, number("month"), number("day"))
-    if dates:
-        array = of_numbers(days.astype(np.int32), arrow_type, valid)
-        return array, _lost(texts, array)
-    seconds = (number("hour") * 60 + number("minute")) * 60 + number("second")
-    fraction = pc.utf8_rpad(pc.struct_field(parts, "fraction").fill_null(""), 6, "0").cast(pa.int64()).to_numpy()
-    # Times after the year 294247 do not fit 64 bits of microseconds since 1970.
-    last = 2**63 - 1 - (seconds * 1_000_000 + fraction)
-    fits = valid & (days <= last // _DAY_US)
-    micros = np.where(fits, days, 0) * _DAY_US + seconds * 1_000_000 + fraction
-    array = of_numbers(micros, arrow_type, fits)
+        array = times_of(texts, arrow_type)
+    else:
+        array = pc.replace_with_mask(array, mask, times_of(texts.filter(mask), arrow_type))
     return array, _lost(texts, array)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Mask
+from headrace.arrays import Ints, Mask
 from headrace.errors import DeclarationError, FormatError
 from headrace.formats.transforms import conditions, envelopes, fields, outbox, routes, values
 from headrace.formats.transforms.records import Records, RowsRefused
@@ -63,6 +63,9 @@ TRANSFORMS: dict[str, Callable[[Options], Transform]] = {
         envelopes.decode_logical_decoding_message_content
     ),
 }
+_ADDS_HEADERS = (_FLATTENING, f"{_DEBEZIUM}ExtractChangedRecordState")
+# They make headers of their own for each record.
+_COPIES_HEADERS = (f"{_KAFKA}DropHeaders", f"{_KAFKA}HeaderFrom", f"{_KAFKA}InsertHeader")
 
 
 def topic_name_matches(options: Options) -> Predicate:
@@ -115,6 +118,7 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class _Step:
     name: str
+    type: str
     transform: Transform
     predicate: Predicate | None
     negated: bool
@@ -167,13 +171,41 @@ class Chain:
         steps = [_step(properties, name) for name in _names(properties.get("transforms", ""))]
         return cls(tuple(steps)) if steps else None
 
-    def apply(self, records: Sequence[Records]) -> tuple[list[Records], list[Refusal]]:
-        """Return what becomes of records, and those that were refused."""
+    def apply(self, records: Sequence[Records], *, sharing: bool = False) -> tuple[list[Records], list[Refusal]]:
+        """Return what becomes of records, and those that were refused.
+
+        Args:
+            sharing: a tombstone has one object of headers with the delete before it, as a connector gives them.
+        """
         refusals: list[Refusal] = []
         held = list(records)
+        tombstones = np.concatenate([some.order[some.is_tombstone] for some in held] or [np.zeros(0, np.int64)])
+        shared = sharing and bool(tombstones.size)
         for step in self.steps:
+            before = held
             held = [made for some in held if len(some) for made in step.apply(some, refusals) if len(made)]
+            shared = shared and step.type not in _COPIES_HEADERS
+            if shared and step.type in _ADDS_HEADERS:
+                held = _with_headers_of_deletes(tombstones, before, held)
         return held, sorted(refusals, key=lambda refusal: refusal.order)
+
+
+def _with_headers_of_deletes(tombstones: Ints, before: Sequence[Records], after: Sequence[Records]) -> list[Records]:
+    """Give tombstones the headers that a transform added to their deletes: in Java the two have one object of them."""
+    had = {order: len(some.headers) for some in before for order in some.order.tolist()}
+    found = []
+    for records in after:
+        rest, others = records.split(np.isin(records.order, tombstones))
+        found.append(others)
+        for deletes in after:
+            theirs, rest = rest.split(np.isin(rest.order - 1, deletes.order))
+            if len(theirs):
+                place = {order: row for row, order in enumerate(deletes.order.tolist())}
+                of = deletes.take(np.array([place[order - 1] for order in theirs.order.tolist()]))
+                own = theirs.headers[had[int(theirs.order[0])] :]
+                found.append(replace(theirs, headers=(*of.headers, *own)))
+        found.append(rest)
+    return [some for some in found if len(some)]
 
 
 def _step(properties: Mapping[str, str], name: str) -> _Step:
@@ -192,7 +224,7 @@ def _step(properties: Mapping[str, str], name: str) -> _Step:
     class_, _, side = own["type"].partition("$")
     options = Options(own, "key" if side == "Key" else "value")
     negated = own.get("negate", "false").strip().lower() == "true"
-    return _Step(name, TRANSFORMS[class_](options), predicate, negated)
+    return _Step(name, class_, TRANSFORMS[class_](options), predicate, negated)
 
 
 def problems(properties: Mapping[str, str]) -> dict[str, str]:

@@ -57,6 +57,7 @@ class _Router:
         self.tombstones = options.flag("route.tombstone.on.empty.payload", False)
         nulls = options.text("table.json.payload.null.behavior", "ignore").lower() == "optional_bytes"
         self.json = JsonPayload(self.payload, nulls=nulls) if options.flag("table.expand.json.payload", False) else None
+        self._topics: dict[str, str] = {}
         self.additional = [
             (item.split(":")[0].strip(), item.split(":")[1].strip().lower(), item.split(":")[-1].strip())
             if item.count(":") == 2
@@ -86,10 +87,24 @@ class _Router:
         id_ = self._field(records, event, self.id, "Unable to find event-id field {} in event")
         timestamps = self._timestamps(records, envelope, event)
         records = replace(records, timestamps=timestamps, headers=(*records.headers, ("id", id_)))
+        self._name_versions(records, event)
         found = []
         for rows, column in self._payloads(records, payload):
             found += self._routed(records.take(rows), event.take(pa.array(rows)), column)
         return found
+
+    def _versions(self, event: Struct) -> pa.Array:
+        """Return the versions of the events' schemas; empty texts where there are none."""
+        none = pa.repeat(pa.scalar("", TEXT), len(event))
+        return event.fields[self.version].json(defaults=True).fill_null("") if self.version in event.fields else none
+
+    def _name_versions(self, records: Records, event: Struct) -> None:
+        """Keep by which topic each version of the schema is called: that of its first event."""
+        if self.route in event.fields:
+            topics = plain_text(event.fields[self.route].json(defaults=False)).to_pylist()
+            versions = self._versions(event).to_pylist()
+            for row in np.argsort(records.order).tolist():
+                self._topics.setdefault(versions[row], topics[row])
 
     @staticmethod
     def _field(records: Records, event: Struct, name: str, message: str) -> Column:
@@ -166,13 +181,13 @@ class _Router:
 
     def _enveloped(self, records: Records, fields: dict[str, Column], event: Struct, routed: pa.Array) -> list[Records]:
         """Return payloads in structs, whose schemas are named after the table and the topic."""
-        versions = event.fields[self.version].json(defaults=True) if self.version else pa.nulls(len(records), TEXT)
-        names = joined([routed, "\0", versions.fill_null("")], len(records))
+        names = joined([routed, "\0", self._versions(event)], len(records))
         found = []
         before, _, last = str(event.schema.get("name", "")).rpartition(".")
         for name in pc.unique(names).to_pylist():
             rows = np.flatnonzero(np.asarray(pc.equal(names, name)))
             topic, _, version = name.rpartition("\0")
+            topic = self._topics[version]
             schema = {"type": "struct", "optional": False, "name": f"{before}.{topic}.{last}" if before else topic}
             if version:
                 schema["version"] = int(version)

@@ -24,6 +24,7 @@ from headrace.formats.debezium_types import Schema, java_double, java_string
 from headrace.formats.json_text import TEXT, joined
 
 _FIRST = ("type", "items", "keys", "values", "fields")
+_DECIMAL = "org.apache.kafka.connect.data.Decimal"
 _LAST = ("optional", "name", "version", "doc", "parameters", "default", "field")
 
 
@@ -81,7 +82,7 @@ class Leaf:
         """Return the column with the schema's default for null."""
         if "default" not in self.schema or not self.texts.null_count:
             return self
-        return Leaf(self.schema, self.texts.fill_null(pa.scalar(dumped(self.schema["default"]), TEXT)))
+        return Leaf(self.schema, self.texts.fill_null(pa.scalar(_json(self.schema["default"]), TEXT)))
 
     def json(self, *, defaults: bool) -> pa.Array:
         """Return the JSON of every value, null where it is null."""
@@ -321,7 +322,7 @@ def _shown(column: Column) -> pa.Array:
 
     def shown(text: str) -> str:
         value = json.loads(text, parse_float=_Number)
-        if value is None or isinstance(value, str):
+        if value is None or (isinstance(value, str) and schema.get("name") != _DECIMAL):
             return text
         return java_string(struct_text(value, schema))
 
@@ -344,11 +345,13 @@ def struct_text(value: Any, schema: Schema | None = None) -> str:
         return f"Struct{{{','.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{', '.join(struct_text(item, of.get('items')) for item in value)}]"
-    if isinstance(value, str) and of.get("name") == "org.apache.kafka.connect.data.Decimal":
+    if value is None:
+        return "null"
+    if isinstance(value, str) and of.get("name") == _DECIMAL:
         unscaled = int.from_bytes(base64.b64decode(value), "big", signed=True)
         return str(Decimal(unscaled).scaleb(-int(of["parameters"]["scale"])))
-    if isinstance(value, _Number):
-        return value.text
+    if isinstance(value, float):
+        return value.text if isinstance(value, _Number) else java_double(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

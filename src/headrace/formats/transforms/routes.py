@@ -74,7 +74,7 @@ def by_logical_table_router(options: Options) -> Transform:
             if not new:
                 found.append(some)
                 continue
-            key = some.key
+            key = None if some.key is None else opened(some.key)
             if key is not None:
                 if not isinstance(key, Struct):
                     raise all_refused(records, f"Only Struct objects supported for [Updating schema], found: {topic}")

@@ -480,7 +480,7 @@ def zoned_timestamp(text: str, zone: Any) -> str:
     fraction = found[4][8:]
     offset = moment.replace(tzinfo=zone).utcoffset() or timedelta()
     moved = moment.astimezone(timezone(offset))
-    return moved.strftime("%Y").zfill(4) + moved.strftime("-%m-%dT%H:%M:%S") + fraction + _suffix(offset)
+    return moved.strftime("%Y").zfill(4) + moved.strftime("-%m-%dT%H:%M:%S") + _trimmed(fraction) + _suffix(offset)
 
 
 def zoned_time(text: str, zone: Any) -> str:
@@ -492,7 +492,13 @@ def zoned_time(text: str, zone: Any) -> str:
     theirs = timedelta() if found[5] == "Z" else zone_of(found[5]).utcoffset(None)
     seconds = int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
     seconds = (seconds + int((offset - theirs).total_seconds())) % 86_400
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{found[4] or ''}{_suffix(offset)}"
+    return (
+        f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{_trimmed(found[4] or '')}{_suffix(offset)}"
+    )
+
+
+def _trimmed(fraction: str) -> str:
+    return fraction.rstrip("0").rstrip(".")
 
 
 def _suffix(offset: timedelta) -> str:
