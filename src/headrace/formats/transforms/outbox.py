@@ -187,7 +187,8 @@ class _Router:
         for name in pc.unique(names).to_pylist():
             rows = np.flatnonzero(np.asarray(pc.equal(names, name)))
             topic, _, version = name.rpartition("\0")
-            topic = self._topics[version]
+            if version or self.json is None:  # what is expanded has schemas of its own, where these have no versions
+                topic = self._topics[version]
             schema = {"type": "struct", "optional": False, "name": f"{before}.{topic}.{last}" if before else topic}
             if version:
                 schema["version"] = int(version)
