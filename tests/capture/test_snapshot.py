@@ -13,9 +13,12 @@ import pytest
 from headrace import plain_values
 from headrace.batch import Batch
 from headrace.capture.base import Waker
-from headrace.capture.postgres import row_reader
+from headrace.capture.postgres import row_reader, startup
 from headrace.capture.postgres import snapshot as snapshots
-from headrace.capture.postgres.snapshot import Converter, SnapshotStale, literal, select
+from headrace.capture.postgres.catalog import Table
+from headrace.capture.postgres.client import Server
+from headrace.capture.postgres.snapshot import Converter, Snapshot, SnapshotStale, literal, select
+from headrace.capture.postgres.snapshot_options import SnapshotOptions
 from headrace.errors import SourceRefused, SourceUnavailable
 from headrace.inspect.messages import rows as shown
 from headrace.log.memory import MemoryLog
@@ -285,3 +288,49 @@ def test_plain_tables_are_selected_plainly(catalog_table: object) -> None:
     rows, letters = converter.convert(pa.record_batch({"id": pa.array([1], pa.int32()), "x": [0.5]}), 7)
     assert rows.to_pylist()[0]["__index"] == 7
     assert letters is None
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_several_connections_give_the_same_rows_in_the_same_order(
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(snapshots, "_RANGE_PAGES", 3)
+    monkeypatch.setattr(startup, "PIECE_ROWS", 700)
+    if large:
+        monkeypatch.setattr(startup, "LARGE_BYTES", 1)
+    database.execute("INSERT INTO t SELECT g, g FROM generate_series(1, 9000) g; DELETE FROM t WHERE id % 1000 < 300")
+    database.execute("INSERT INTO t SELECT -g, 'NaN' FROM generate_series(1, 500) g")
+    database.execute("CREATE TABLE t_empty (id int PRIMARY KEY); CREATE TABLE t_wide (id int PRIMARY KEY, s text)")
+    database.execute("INSERT INTO t_wide SELECT g, repeat(md5(g::text), 50) FROM generate_series(1, 300) g")
+    read = {}
+    for threads in (1, 3):
+        options = SnapshotOptions(threads=threads)
+        engine = capture(app=f"{database.name}_{threads}", snapshots=options, publication=f"p{threads}")
+        read[threads] = {
+            table: [
+                row
+                for entry in engine.log.read_topic(database.topic(table), limit=10**9)
+                for row in entry.records.to_pylist()
+            ]
+            for table in ("t", "t_wide")
+        }
+        for rows in read[threads].values():
+            for row in rows:
+                del row["__lsn"], row["__ts"]
+        engine.source.stop()
+    assert len(read[1]["t"]) == 6800 and repr(read[1]) == repr(read[3])
+
+
+def test_a_query_that_fails_among_several_ends_them_all(database: CapturedDatabase) -> None:
+    with psycopg.connect(database.dsn) as holder:
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        (name,) = holder.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
+        database.execute("CREATE PUBLICATION p FOR TABLE t")
+        (oid,) = database.execute("SELECT 't'::regclass::oid::bigint")[0]
+        table = Table(oid, "public", "t", "r", "p", "d", 0)
+        with Snapshot(Server(database.dsn), name, [table], "p", threads=2) as snapshot:
+            queries = [(1, "SELECT 1 AS a"), (2, "SELECT 1 / 0 AS a"), (3, "SELECT 3 AS a FROM pg_sleep(60)")]
+            seen = snapshot.read_each(iter(queries))
+            assert next(seen)[0] == 1
+            with pytest.raises(SourceRefused, match="division by zero"):
+                list(seen)

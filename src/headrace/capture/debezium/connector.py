@@ -665,7 +665,16 @@ SNAPSHOTS = (
         harmless("A lock is waited for, and it is said who has it."),
     ),
     Property("snapshot.fetch.size", Kind.INTEGER, "10240", _THREADS, minimum=1),
-    Property("snapshot.max.threads", Kind.INTEGER, "1", _THREADS, minimum=1),
+    Property(
+        "snapshot.max.threads",
+        Kind.INTEGER,
+        "1",
+        done(
+            "Connections over which a first snapshot reads parts of a table at once. The order of rows stays the same."
+        ),
+        minimum=1,
+        maximum=64,
+    ),
     Property("snapshot.max.threads.multiplier", Kind.INTEGER, "1", _THREADS, minimum=1),
     Property("legacy.snapshot.max.threads", Kind.BOOLEAN, "false", _THREADS),
     Property("internal.legacy.snapshot.max.threads", Kind.BOOLEAN, "false", _THREADS),

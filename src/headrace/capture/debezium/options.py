@@ -173,6 +173,7 @@ def snapshots_of(configuration: Configuration) -> SnapshotOptions:
         when_needed=mode.when_needed,
         always=mode.always,
         delay_s=int(configuration.get("snapshot.delay.ms", "0")) / 1000,
+        threads=int(configuration.get("snapshot.max.threads", "1")),
         order="" if order == "disabled" else order,
     )
 

@@ -8,8 +8,14 @@ schema that the stream's batches have. Values that Arrow cannot hold make dead l
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import queue
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import psycopg
@@ -32,6 +38,10 @@ from headrace.faults import fault
 from headrace.plain_values import INFINITE, infinities, is_list
 
 PIECE_ROWS = 100_000
+T = TypeVar("T")
+_PAGES = "SELECT pg_relation_size(%s::oid) / current_setting('block_size')::bigint"
+_CANCEL_S = 0.2
+_RANGE_PAGES = 2048  # of a table, read by one of several connections at once: 16 MB
 OnProgress = Callable[[str, int, int], None]  # table, rows until now, rows estimated
 _DEAD = "__dead"
 # Selected as they are; everything else by its output function. char(n) as such: a cast would strip its padding.
@@ -50,6 +60,7 @@ class Snapshot:
         name: what CREATE_REPLICATION_SLOT returned; its connection must stay idle until this object is made.
         tables: what to read. They are locked in ACCESS SHARE mode, as pg_dump does, until the block ends.
         types: the tables are to have what the catalog says of them besides; types that are known by now.
+        threads: connections that read.
         patience_ms: no longer than this a lock is waited for; 0: as long as it takes.
 
     Attributes:
@@ -70,6 +81,7 @@ class Snapshot:
         publication: str,
         *,
         types: Types | None = None,
+        threads: int = 1,
         patience_ms: int = 0,
     ) -> None:
         self._server = server
@@ -81,9 +93,7 @@ class Snapshot:
             connection = self.connection = self._stack.enter_context(contextlib.closing(server.sql()))
             with server.translated("to import the snapshot"):
                 self.tables, self.streamed, self.ts_us = self._lock(connection, tables, publication)
-            self._reader = self._stack.enter_context(contextlib.closing(connect_reader(server)))
-            self._reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            self._reader.execute(f"SET TRANSACTION SNAPSHOT '{name}'")
+            self._readers = [self._connect() for _ in range(threads)]
         except BaseException:
             self._stack.close()
             raise
@@ -130,17 +140,64 @@ class Snapshot:
         (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
         return found, streamed, ts_us
 
+    def _connect(self) -> RowReader:
+        reader = self._stack.enter_context(contextlib.closing(connect_reader(self._server)))
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        reader.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'")
+        return reader
+
     def read(self, table: Table, query: str = "") -> Iterator[pa.RecordBatch]:
         """Yield a table's rows as the columns of `select` give them, in batches of about a megabyte.
 
         Args:
             query: somebody's, read in the table's place.
         """
-        yield from self.read_query(select(table, partitions=table.whole, query=query))
+        if len(self._readers) == 1 or query or table.whole or table.partitioned:
+            yield from self._readers[0].read(select(table, partitions=table.whole, query=query))
+            return
+        (size,) = self.connection.execute(_PAGES, [table.oid]).fetchone() or (0,)
+        bounds = [*range(0, size, _RANGE_PAGES), 2**32 - 1]
+        ranges = [f"ctid >= '({low},0)' AND ctid < '({high},0)'" for low, high in itertools.pairwise(bounds)]
+        within = [f"({table.row_filter}) AND {part}" if table.row_filter else part for part in ranges]
+        for _, batches in self.read_each((part, select(replace(table, row_filter=part))) for part in within):
+            yield from batches
 
-    def read_query(self, query: str) -> Iterator[pa.RecordBatch]:
-        """Yield a query's rows, in batches of about a megabyte."""
-        return self._reader.read(query)
+    def read_each(self, queries: Iterable[tuple[T, str]]) -> Iterator[tuple[T, Iterable[pa.RecordBatch]]]:
+        """Yield the rows of each query with what stands beside it, in their order.
+
+        As many are read at once as there are connections; of several connections each has its rows in memory.
+        """
+        if len(self._readers) == 1:
+            for about, query in queries:
+                yield about, self._readers[0].read(query)
+            return
+        free: queue.SimpleQueue[RowReader] = queue.SimpleQueue()
+        for reader in self._readers:
+            free.put(reader)
+
+        def rows_of(query: str) -> list[pa.RecordBatch]:
+            reader = free.get()
+            try:
+                return list(reader.read(query))
+            finally:
+                free.put(reader)
+
+        waiting: deque[tuple[T, Future[list[pa.RecordBatch]]]] = deque()
+        with ThreadPoolExecutor(len(self._readers), "headrace-snapshot") as pool:
+            try:
+                for about, query in queries:
+                    waiting.append((about, pool.submit(rows_of, query)))
+                    if len(waiting) > len(self._readers):
+                        yield waiting[0][0], waiting.popleft()[1].result()
+                while waiting:
+                    yield waiting[0][0], waiting.popleft()[1].result()
+            finally:
+                running = [future for _, future in waiting if not future.cancel()]
+                # A statement that has only just been sent may begin after it was cancelled.
+                while wait(running, timeout=0).not_done:
+                    for reader in self._readers:
+                        reader.cancel()
+                    wait(running, timeout=_CANCEL_S)
 
 
 class SnapshotStale(SourceUnavailable):

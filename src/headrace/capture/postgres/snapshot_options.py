@@ -43,6 +43,7 @@ class SnapshotOptions:
         when_needed: a log that cannot go on from its slot begins with a new slot, and a new snapshot.
         always: rows are read at each start, by an incremental snapshot where the log goes on.
         delay_s: a first snapshot begins so much later.
+        threads: connections over which a first snapshot reads (``snapshot.max.threads``).
         order: tables are read in the order of their rows: ``ascending`` or ``descending``; "": of their names.
         obeys_table: what is inserted there is obeyed; without it the table only encloses chunks.
         channels: where else signals come from.
@@ -61,6 +62,7 @@ class SnapshotOptions:
     always: bool = False
     delay_s: float = 0.0
     order: str = ""
+    threads: int = 1
 
     def reads(self, table: str) -> bool:
         """Return whether a first snapshot reads a table.

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -119,6 +119,14 @@ class Declared:
 
 
 DEBEZIUM = "debezium"  # kind of the record that holds a connector's properties, under its source's name
+
+
+def _chunks(connection: SqlConnection, key: Key, wanted: Wanted) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the end of each chunk of a table, and the query of its rows."""
+    while wanted.maximum is not None and wanted.last != wanted.maximum:
+        end = key.end(connection, wanted, PIECE_ROWS) or wanted.maximum
+        yield end, key.chunk(wanted, end)
+        wanted = replace(wanted, last=end)
 
 
 class Startup:
@@ -493,7 +501,8 @@ class Startup:
             self.doing = "locking the tables to read them as they were"
             types = None if declared.debezium is None else declared.types
             read = self._in_order(sorted([*self.tables, *self.unlogged], key=lambda t: (t.schema, t.name)))
-            with Snapshot(server, exported, read, declared.publication, types=types) as snapshot:
+            threads = declared.snapshots.threads
+            with Snapshot(server, exported, read, declared.publication, types=types, threads=threads) as snapshot:
                 replication.close()
                 self.tables = [table for table in snapshot.streamed if table.persistence == "p"]
                 return self._store_snapshot(snapshot, log, lsn)
@@ -580,12 +589,12 @@ class Startup:
             key = Key.of(connection, table, wanted)
             maximum = key.maximum(connection)
             wanted = replace(wanted, maximum=maximum)
-            while maximum is not None and wanted.last != maximum:
-                end = key.end(connection, wanted, PIECE_ROWS) or maximum
+            chunks = _chunks(connection, key, wanted)
+            for end, batches in snapshot.read_each(chunks):
                 with log.transaction() as transaction:
                     transaction.next_slice()
                     index = progress.index
-                    for records in snapshot.read_query(key.chunk(wanted, end)):
+                    for records in batches:
                         stage(transaction, converter, records, index)
                         index += records.num_rows
                     transaction.publish()
