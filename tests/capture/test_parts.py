@@ -11,8 +11,11 @@ from tests.capture.conftest import CapturedDatabase
 from typer.testing import CliRunner
 
 import headrace as hr
+from headrace.batch import Batch
 from headrace.cli.main import app as command
 from headrace.errors import DeclarationError, SourceRefused
+from headrace.log.sqlite import SqliteLog
+from headrace.transform.expressions import Sql
 
 COLUMNS = {"public.Bestellung": ["id", "größe"]}
 WHERE = {"public.Bestellung": "id % 10 = 0 -- tens"}
@@ -174,3 +177,72 @@ def test_a_mistake_in_the_declaration(more: dict[str, Any], says: str) -> None:
     app = hr.App("parts", log="memory://")
     with pytest.raises(DeclarationError, match=says):
         app.postgres("postgresql://x/y", tables=r"public\.plain", **more)
+
+
+# --- why `stream.where` is not pushed down (docs/decisions/0106): what would be another stream where it was ---
+
+
+def test_a_publications_filter_makes_other_events_of_updates(database: CapturedDatabase, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE o (id int PRIMARY KEY, x int); ALTER TABLE o REPLICA IDENTITY FULL")
+    apps = {}
+    for name, parts in (("here", {}), ("there", {"where": {"public.o": "x > 10"}})):
+        apps[name] = hr.App(f"{name}_{database.name}", log=str(tmp_path / name))
+        source = apps[name].postgres(database.dsn, tables=r"public\.o", prefix=name, **parts)
+        source["public.o"].where("x > 10").to("kept")
+        with apps[name].start() as running:
+            running.wait(60)
+    for statement in ("INSERT INTO o VALUES (1, 20), (2, 5)", "UPDATE o SET x = 5 WHERE id = 1"):
+        database.execute(statement)
+    database.execute("UPDATE o SET x = 30 WHERE id = 2")
+    found = {}
+    for name, app in apps.items():
+        with app.start() as running:
+            running.wait(60)
+        kept = app.topic("kept").read().to_arrow().to_pylist()
+        found[name] = [(row["op"], row["id"], row["x"]) for row in kept]
+    # A row that leaves is no row of a filter here, and a delete of the publication's; one that enters was not new.
+    assert found == {
+        "here": [("c", 1, 20), ("u", 2, 30)],
+        "there": [("c", 1, 20), ("d", 1, 20), ("c", 2, 30)],
+    }
+
+
+CONDITIONS = {  # of PostgreSQL, and of DuckDB on what was captured
+    "c = 'a'": ([True, True, None, False], [False, False, None, False]),  # char(3) compares without its blanks
+    "n > 5": ([True, True, None, False], [None, True, None, False]),  # numeric's NaN is NULL in Arrow (decision 96)
+    "m > 'low'": ([True, False, None, False], [False, False, None, False]),  # an enum's order is not the alphabet's
+    "i / 2 = 1.5": ([False, False, None, False], [True, False, None, True]),  # integers divide to an integer
+    "f > 5": ([True, True, None, False], [True, True, None, False]),
+    "f = 'NaN'": ([True, False, None, False], [True, False, None, False]),
+    "d > '2020-01-01'": ([True, False, True, False], [True, False, True, False]),
+    "e = ''": ([False, False, True, False], [False, False, True, False]),
+    "i IN (3, NULL)": ([True, None, None, True], [True, None, None, True]),
+    "NOT i = 3": ([False, True, None, False], [False, True, None, False]),
+    "b": ([True, False, None, True], [True, False, None, True]),
+}
+
+
+def test_conditions_have_other_meanings_in_the_two_dialects(database: CapturedDatabase, tmp_path: Path) -> None:
+    database.execute("CREATE TYPE mood AS ENUM ('low', 'high')")
+    database.execute(
+        "CREATE TABLE o (id int PRIMARY KEY, i int, c char(3), n numeric(4,1), f float8, e text, d date, m mood, "
+        "b bool)"
+    )
+    database.execute(
+        """INSERT INTO o VALUES (1, 3, 'a', 'NaN', 'NaN', 'B', 'infinity', 'high', true),
+        (2, 4, 'a ', 9, 'infinity', 'a', '-infinity', 'low', false),
+        (3, NULL, NULL, NULL, NULL, '', '2021-01-01', NULL, NULL),
+        (4, 3, 'A', 1.5, '-0', 'Ä', '0044-03-15 BC', 'low', true)"""
+    )
+    log = SqliteLog(tmp_path / "log", writer=True)
+    source = database.source(tables=[r"public\.o"])
+    source.check(log)
+    source.start(log)
+    try:
+        (entry,) = log.read_topic(database.topic("o"))
+        for condition, (there, here) in CONDITIONS.items():
+            rows_there = database.execute(f"SELECT ({condition})::bool FROM o ORDER BY id")
+            assert [row[0] for row in rows_there] == there, condition
+            assert Sql(condition).evaluate(Batch(entry.records)).to_pylist() == here, condition
+    finally:
+        log.close()

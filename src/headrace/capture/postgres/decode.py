@@ -685,13 +685,14 @@ def _by_relation(relation_ids: Longs) -> list[Ints]:
 def _alike(frame: Frame, events: Events, segments: Sequence[_Segment]) -> dict[int, Batch]:
     """Return batches of small segments whose tables have the same columns, by their numbers."""
     numbers: dict[object, list[int]] = {}
+    parts: dict[object, list[tuple[Table, Ints]]] = {}
     for number, segment in enumerate(segments):
         if isinstance(segment.table, Table) and not segment.truncate and segment.rows.size < _ALONE:
             numbers.setdefault(segment.table.layout, []).append(number)
+            parts.setdefault(segment.table.layout, []).append((segment.table, segment.rows))
     found: dict[int, Batch] = {}
-    for own in numbers.values():
-        parts = [(segments[number].table, segments[number].rows) for number in own]
-        batches = rows_of_alike(frame, parts, events) if len(own) > 1 else None  # type: ignore[arg-type]
+    for layout, own in numbers.items():
+        batches = rows_of_alike(frame, parts[layout], events) if len(own) > 1 else None
         found |= zip(own, batches or (), strict=batches is not None)
     return found
 

@@ -1025,12 +1025,12 @@ def _last_row(piece: Piece[Lsn], messages: str | None) -> tuple[int, int] | None
     Args:
         messages: the topic of logical messages, of which some are no transaction's.
     """
-    found = [
-        (int(batch.lsn[-1]), int(batch.ts_us[-1]))
-        for topic, batch in (*piece.batches, *piece.rejected)
-        if topic != messages and batch.op[0] != OPS["r"]  # no transaction's
-    ]
-    return max(found, default=None)
+    last: tuple[int, int] | None = None
+    for topic, batch in (*piece.batches, *piece.rejected):
+        lsn = int(batch.lsn[-1])
+        if (last is None or lsn > last[0]) and topic != messages and batch.op[0] != OPS["r"]:  # no transaction's
+            last = lsn, int(batch.ts_us[-1])
+    return last
 
 
 def _failing(reasons: Mapping[str, str], publication: str) -> list[str]:

@@ -121,7 +121,7 @@ class Table:
     templates: Templates = field(init=False, default_factory=dict)
     layout: tuple[object, ...] = field(init=False)
     _schemas: dict[tuple[bool, ...], pa.Schema] = field(init=False, default_factory=dict)
-    _metadata: dict[bytes, bytes] = field(init=False, default_factory=dict)
+    _metadata: pa.KeyValueMetadata | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         relation = self.relation
@@ -162,10 +162,10 @@ class Table:
         return schema
 
     @property
-    def metadata(self) -> dict[bytes, bytes]:
+    def metadata(self) -> pa.KeyValueMetadata:
         """Return the metadata that all its schemas have."""
-        if not self._metadata:
-            self._metadata = self.schema().metadata
+        if self._metadata is None:
+            self._metadata = pa.KeyValueMetadata(self.schema().metadata)
         return self._metadata
 
 
@@ -231,7 +231,7 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
 def rows_of_alike(frame: Frame, parts: Sequence[tuple[Table, Ints]], events: Events) -> list[Batch] | None:
     """Return the batches of tables that have one layout, as `rows` makes them, decoded all at once.
 
-    What a batch costs beside its rows is then some 10 us in place of 150.
+    What a batch costs beside its rows is then about 10 us in place of 80.
 
     Args:
         parts: each table with its rows among the events.
