@@ -10,7 +10,8 @@ def main() -> None:
     """Say in one line what is there, what is fetched, or why it cannot be; that last one is exit code 1."""
     try:
         java()
-        missing = [name for name in PINNED if not place(name).exists()]
+        wanted = [name for name, content in PINNED.items() if not getattr(content, "asked", False)]
+        missing = [name for name in wanted if not place(name).exists()]
         if missing:
             print(f"fetching {', '.join(missing)} with Maven into {cache()} …", flush=True)
         for name in missing:

