@@ -71,13 +71,14 @@ def connect_reader(server: Server) -> RowReader:
         SourceUnavailable: the server cannot be reached now; SourceRefused: it will not let us in.
     """
     connection = server.sql()
+    encoding = connection.info.parameter_status("server_encoding")
     try:
         reader = _copying(server, connection)
     except BaseException:
         connection.close()
         raise
     reader.execute("SET synchronize_seqscans = off")
-    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+    if encoding == "SQL_ASCII":
         reader.execute("SET client_encoding = 'SQL_ASCII'")  # else the first text that is not UTF-8 ends it
     return reader
 
